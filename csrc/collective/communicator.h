@@ -1,0 +1,117 @@
+#pragma once
+// A group of ranks and what they can do together. Every method starts an operation and returns a
+// handle; the operations of a group run in the order of the calls, the same on all ranks, except send
+// and recv, which run side by side with everything.
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "collective/hierarchy.h"
+#include "collective/messages.h"
+#include "engine/engine.h"
+#include "transport/host_segment.h"
+
+namespace quoit {
+
+// Which way collectives go: Auto picks by size and place; the others are for tests and benchmarks.
+enum class Algorithm : std::uint8_t { Auto, Direct, Ring, Hierarchy };
+Algorithm algorithm_named(const std::string& name);
+
+// What ranks found out about each other when the group was made.
+struct Membership {
+  int rank = 0;
+  std::vector<std::string> host_names;  // by rank, as people know them
+  std::vector<int> host_of;             // by rank: equal numbers share memory
+  std::vector<std::shared_ptr<void>> keep;  // memory that the rest points into; freed last
+  std::unique_ptr<HostSegment> segment;     // of the ranks on this host
+  std::unique_ptr<Network> network;
+  Seconds timeout{1800};
+  Algorithm algorithm = Algorithm::Auto;
+};
+
+// How to make one call.
+struct CallOptions {
+  Seconds timeout{0};                             // 0: the group's
+  Engine::Mode mode = Engine::Mode::Foreground;
+  std::shared_ptr<void> keep;                     // lives as long as the operation may touch memory
+  std::function<void()> epilogue;                 // see Work
+};
+
+class Communicator final : public Group {
+ public:
+  using Handle = std::shared_ptr<Work>;
+
+  Communicator(Engine& engine, Membership membership);
+  ~Communicator() override;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  [[nodiscard]] int rank() const { return us_.rank; }
+  [[nodiscard]] int size() const { return static_cast<int>(us_.host_of.size()); }
+  [[nodiscard]] Engine& engine() { return engine_; }
+  [[nodiscard]] Seconds timeout() const { return us_.timeout; }
+  void set_timeout(Seconds timeout) { us_.timeout = timeout; }
+  [[nodiscard]] std::uint64_t sequence() const { return sequence_.load(); }
+
+  // "shm", "mpi" ...: what reaches `peer`.
+  [[nodiscard]] std::string_view route(int peer) const { return us_.network->route(peer); }
+
+  // `in` and `out` may be the same memory everywhere. Throws UsageError at once for what this rank
+  // alone can see to be wrong; what only the ranks together can see fails the handle, on all of them.
+  Handle all_reduce(View in, View out, Reduction reduction, CallOptions options = {});
+  Handle reduce(View in, View out, Reduction reduction, int root, CallOptions options = {});
+  Handle broadcast(View data, int root, CallOptions options = {});
+
+  // One view per rank, in rank order; sizes may differ as long as both sides agree.
+  Handle reduce_scatter(std::vector<View> in, View out, Reduction reduction, CallOptions options = {});
+  Handle all_gather(View in, std::vector<View> outs, CallOptions options = {});
+
+  // `uneven` must be the same on all ranks: whether block sizes may differ anywhere.
+  Handle all_to_all(std::vector<View> ins, std::vector<View> outs, bool uneven, CallOptions options = {});
+
+  // outs / ins are empty on ranks other than `root`. Sizes are equal.
+  Handle gather(View in, std::vector<View> outs, int root, CallOptions options = {});
+  Handle scatter(std::vector<View> ins, View out, int root, CallOptions options = {});
+
+  Handle barrier(CallOptions options = {});
+
+  // Messages match by (sender, tag >= 0), in order. `from` may be kAnySource; see Work::source.
+  Handle send(View data, int to, Tag tag, CallOptions options = {});
+  Handle recv(View into, int from, Tag tag, CallOptions options = {});
+
+  // Fails everything pending and all later calls, here and on the other ranks.
+  void abort(const std::string& why) { engine_.abort(*this, why); }
+
+  // For the engine.
+  bool progress() override { return us_.network->progress(); }
+  std::optional<std::string> failure(bool thorough) override;
+  std::optional<std::string> departed(int peer) override;
+  void announce_fault(const std::string& why) override;
+  [[nodiscard]] bool rings_bell() const override { return us_.network->rings_bell(); }
+  [[nodiscard]] bool oversubscribed() const override { return oversubscribed_; }
+  [[nodiscard]] std::string where() const override;
+
+ private:
+  [[nodiscard]] Call next_call(Op op, DType dtype, std::size_t count, int root = -1,
+                               ReduceOp reduce = ReduceOp::Sum);
+  [[nodiscard]] ReduceStep step_of(DType dtype, Reduction reduction) const;
+  [[nodiscard]] Handle begin(const Call& call, CallOptions& options) const;
+  Handle start(const Call& call, Task task, CallOptions& options, Engine::Order order);
+  void check_rank(int rank, const char* what) const;
+  void check_views(const std::vector<View>& views, DType dtype, const char* what) const;
+
+  Engine& engine_;
+  Membership us_;
+  bool one_host_;   // the board reaches everybody
+  bool direct_;     // and is to be used
+  bool oversubscribed_;
+  Ring ring_;       // all ranks, hosts one after another
+  Lanes lanes_;
+  bool hierarchy_;
+  Workspace workspace_;
+  std::atomic<std::uint32_t> sequence_{0};
+};
+
+}  // namespace quoit

@@ -1,0 +1,150 @@
+#include "collective/messages.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+namespace quoit {
+namespace {
+
+constexpr std::size_t kSegment = 256 * 1024;  // bytes that are passed on at a time
+
+void copy_view(View from, View to) {
+  if (from.count > 0 && from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
+}
+
+View of_rank(const std::vector<View>& views, int rank) { return views[static_cast<std::size_t>(rank)]; }
+
+// Where in the ring `root` stands.
+int position_of(const Ring& ring, int root) {
+  return static_cast<int>(std::find(ring.ranks.begin(), ring.ranks.end(), root) - ring.ranks.begin());
+}
+
+}  // namespace
+
+Task chain_broadcast(Network& net, Ring ring, Call call, View data, int root) {
+  Greeting greeting(net, ring, call);
+  co_await greeting;
+  const bool first = ring.rank_at(ring.position) == root;
+  const bool last = ring.next() == root;
+  const std::size_t segments = std::max<std::size_t>(1, ceil_div(data.bytes(), kSegment));
+  std::optional<Transfer> sent;
+  for (std::size_t s = 0; s < segments; ++s) {
+    const View segment = data.at(Slice{0, data.count}.piece(segments, s));
+    if (!first) {
+      Transfer arrived = net.recv(ring.prev(), kCollectiveTag, segment.raw());
+      co_await arrived;
+    }
+    if (last) continue;
+    if (sent) co_await *sent;
+    sent.emplace(net.send(ring.next(), kCollectiveTag, segment.raw()));
+  }
+  if (sent) co_await *sent;
+}
+
+Task tree_broadcast(Network& net, Ring ring, Call call, View data, int root) {
+  Greeting greeting(net, ring, call);
+  co_await greeting;
+  const int at_root = position_of(ring, root);
+  const int me = ring.wrap(ring.position - at_root);
+  int reach = 1;  // ranks at distance < reach from the root have the data
+  for (; reach <= me; reach *= 2) {
+    if (me >= 2 * reach) continue;
+    Transfer arrived = net.recv(ring.rank_at(at_root + me - reach), kCollectiveTag, data.raw());
+    co_await arrived;
+  }
+  for (; me + reach < ring.size(); reach *= 2) {
+    Transfer sent = net.send(ring.rank_at(at_root + me + reach), kCollectiveTag, data.raw());
+    co_await sent;
+  }
+}
+
+Task pairwise_all_to_all(Network& net, Ring ring, Call call, std::vector<View> ins,
+                         std::vector<View> outs) {
+  Greeting greeting(net, ring, call);
+  copy_view(of_rank(ins, net.rank()), of_rank(outs, net.rank()));
+  co_await greeting;
+  for (int distance = 1; distance < ring.size(); ++distance) {
+    const int to = ring.rank_at(ring.position + distance);
+    const int from = ring.rank_at(ring.position - distance);
+    Exchange exchange = net.exchange(to, of_rank(ins, to).raw(), from, of_rank(outs, from).raw());
+    co_await exchange;
+  }
+}
+
+Task linear_gather(Network& net, Ring ring, Call call, View in, std::vector<View> outs, int root) {
+  Greeting greeting(net, ring, call);
+  co_await greeting;
+  if (net.rank() != root) {
+    Transfer sent = net.send(root, kCollectiveTag, in.raw());
+    co_await sent;
+    co_return;
+  }
+  copy_view(in, of_rank(outs, root));
+  std::vector<Transfer> arriving;
+  for (int peer = 0; peer < net.size(); ++peer)
+    if (peer != root) arriving.push_back(net.recv(peer, kCollectiveTag, of_rank(outs, peer).raw()));
+  for (Transfer& transfer : arriving) co_await transfer;
+}
+
+Task linear_scatter(Network& net, Ring ring, Call call, std::vector<View> ins, View out, int root) {
+  Greeting greeting(net, ring, call);
+  co_await greeting;
+  if (net.rank() != root) {
+    Transfer arrived = net.recv(root, kCollectiveTag, out.raw());
+    co_await arrived;
+    co_return;
+  }
+  copy_view(of_rank(ins, root), out);
+  std::vector<Transfer> leaving;
+  for (int peer = 0; peer < net.size(); ++peer)
+    if (peer != root) leaving.push_back(net.send(peer, kCollectiveTag, of_rank(ins, peer).raw()));
+  for (Transfer& transfer : leaving) co_await transfer;
+}
+
+Task ring_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step, int root,
+                 Workspace& workspace) {
+  const std::vector<Slice> chunks = equal_chunks(in.count, ring.size());
+  std::vector<View> blocks;
+  for (const Slice& chunk : chunks) blocks.push_back(in.at(chunk));
+  const Slice mine = chunks[static_cast<std::size_t>(ring.position)];
+  // The reduced chunk replaces this rank's part of the copy that the pass works on.
+  const View data{workspace.copy.get(in.bytes()), in.count, in.dtype};
+  co_await ring_reduce_scatter(net, ring, call, blocks, data.at(mine), step, workspace);
+  if (net.rank() != root) {
+    Transfer sent = net.send(root, kCollectiveTag, data.at(mine).raw());
+    co_await sent;
+    co_return;
+  }
+  copy_view(data.at(mine), out.at(mine));
+  for (int i = 0; i < ring.size(); ++i) {
+    if (i == ring.position) continue;
+    Transfer arrived = net.recv(ring.rank_at(i), kCollectiveTag, out.at(chunks[static_cast<std::size_t>(i)]).raw());
+    co_await arrived;
+  }
+}
+
+Task dissemination_barrier(Network& net, Call call) {
+  const int n = net.size();
+  for (int distance = 1; distance < n; distance *= 2) {
+    const int to = (net.rank() + distance) % n;
+    const int from = (net.rank() - distance + n) % n;
+    Call theirs;
+    Exchange exchange = net.exchange(to, std::as_bytes(std::span(&call, 1)), from,
+                                     std::as_writable_bytes(std::span(&theirs, 1)));
+    co_await exchange;
+    QUOIT_CHECK(theirs == call, UsageError, describe_mismatch(from, theirs, call));
+  }
+}
+
+Task send_message(Network& net, int to, Tag tag, View data) {
+  Transfer transfer = net.send(to, tag, data.raw());
+  co_await transfer;
+}
+
+Task receive_message(Network& net, int from, Tag tag, View into, Work& work) {
+  Transfer transfer = net.recv(from, tag, into.raw());
+  work.set_source(co_await transfer);
+}
+
+}  // namespace quoit

@@ -1,0 +1,90 @@
+#pragma once
+// Ring collectives over any network (Patarasuk & Yuan, "Bandwidth optimal all-reduce algorithms for
+// clusters of workstations", 2009). The plan of a pass is plain data, apart from its run.
+#include <cstddef>
+#include <vector>
+
+#include "core/call.h"
+#include "engine/task.h"
+#include "kernels/reduce.h"
+#include "transport/network.h"
+
+namespace quoit {
+
+// Two segments are in flight: one on the wire while the one before it is reduced.
+inline constexpr std::size_t kInFlight = 2;
+
+// A ring of `size` ranks, seen from the one at `position`.
+struct Ring {
+  std::vector<int> ranks;  // of the group, in ring order
+  int position = 0;
+
+  [[nodiscard]] int size() const { return static_cast<int>(ranks.size()); }
+  [[nodiscard]] int wrap(int i) const { return ((i % size()) + size()) % size(); }
+  [[nodiscard]] int rank_at(int i) const { return ranks[static_cast<std::size_t>(wrap(i))]; }
+  [[nodiscard]] int next() const { return rank_at(position + 1); }
+  [[nodiscard]] int prev() const { return rank_at(position - 1); }
+};
+
+// One exchange: a slice to the next rank, a slice from the previous one.
+struct Hop {
+  Slice send;
+  Slice recv;
+  bool last = false;  // of the pass, for this chunk: what arrives has been round the ring
+};
+
+// One pass round the ring over the given chunks: pass on chunk `first`, then whatever just arrived.
+// A chunk has at least kInFlight segments of at most `max_segment` elements, so that a segment is
+// never sent before it has arrived and been dealt with.
+std::vector<Hop> plan_pass(const Ring& ring, const std::vector<Slice>& chunks, int first,
+                           std::size_t max_segment);
+
+// `data` cut into one nearly equal chunk per rank.
+std::vector<Slice> equal_chunks(std::size_t count, int ranks);
+
+// Memory that the collectives of a group, which run one at a time, reuse from call to call.
+class Scratch {
+ public:
+  std::byte* get(std::size_t bytes) {
+    if (memory_.size() < bytes) memory_.resize(bytes);
+    return memory_.data();
+  }
+
+ private:
+  std::vector<std::byte> memory_;
+};
+struct Workspace {
+  Scratch segments;  // where segments land before they are reduced
+  Scratch copy;      // of an input that must not change
+};
+
+// Tells the next rank of the ring what we are about to do, and checks what the previous one does.
+class Greeting final : public Pollable {
+ public:
+  Greeting(Network& net, const Ring& ring, const Call& call);
+
+  bool ready() override { return exchange_.ready(); }
+  [[nodiscard]] std::string awaited() const override { return exchange_.awaited(); }
+
+  // Throws UsageError when the previous rank makes another call.
+  void result() const;
+
+ private:
+  const int prev_;
+  const Call mine_;
+  Call theirs_;
+  Exchange exchange_;
+};
+
+// Reduces `in` over the ranks of the ring into `out`, which may be the same memory.
+Task ring_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
+                     Workspace& workspace);
+
+// Block i of `in` is reduced into the `out` of the rank at position i of the ring.
+Task ring_reduce_scatter(Network& net, Ring ring, Call call, std::vector<View> in, View out,
+                         ReduceStep step, Workspace& workspace);
+
+// outs[i] receives the `in` of the rank at position i of the ring.
+Task ring_all_gather(Network& net, Ring ring, Call call, View in, std::vector<View> outs);
+
+}  // namespace quoit

@@ -1,0 +1,44 @@
+#include "core/call.h"
+
+#include <array>
+
+namespace quoit {
+namespace {
+
+constexpr std::array<std::string_view, 11> kOpNames{
+    "all_reduce", "broadcast", "all_gather", "reduce_scatter", "all_to_all", "gather",
+    "scatter",    "reduce",    "barrier",    "send",           "recv"};
+
+bool reduces(Op op) {
+  return op == Op::AllReduce || op == Op::ReduceScatter || op == Op::Reduce;
+}
+
+bool rooted(Op op) {
+  return op == Op::Broadcast || op == Op::Gather || op == Op::Scatter || op == Op::Reduce;
+}
+
+}  // namespace
+
+std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)]; }
+
+std::string describe(const Call& call) {
+  std::string said{name_of(call.op)};
+  if (call.op == Op::Send) return text(said, " to rank ", call.root);
+  if (call.op == Op::Recv)
+    return call.root < 0 ? said + " from any rank" : text(said, " from rank ", call.root);
+  said += text(" #", call.sequence);
+  if (call.op == Op::Barrier) return said;
+  said += text(" ", name_of(call.dtype));
+  if (call.count > 0) said += text("[", call.count, "]");
+  if (reduces(call.op)) said += text(" ", name_of(call.reduce));
+  if (rooted(call.op)) said += text(" root ", call.root);
+  return said;
+}
+
+std::string describe_mismatch(int peer, const Call& theirs, const Call& mine) {
+  return text("ranks disagree: rank ", peer, " called ", describe(theirs), ", this rank called ",
+              describe(mine), ". All ranks of a group must make the same calls in the same order, "
+              "with the same dtype, size, reduce op and root");
+}
+
+}  // namespace quoit

@@ -1,0 +1,36 @@
+#pragma once
+// What a rank says it is doing. A Call rides on every round and on the first hop of every collective,
+// so that ranks which disagree find out instead of exchanging garbage.
+#include <string>
+
+#include "core/types.h"
+
+namespace quoit {
+
+enum class Op : std::uint8_t {
+  AllReduce, Broadcast, AllGather, ReduceScatter, AllToAll, Gather, Scatter, Reduce, Barrier,
+  Send, Recv,
+};
+std::string_view name_of(Op op);
+
+struct Call {
+  std::uint64_t count = 0;     // elements every rank must agree on; 0 where they may differ
+  std::uint32_t sequence = 0;  // of the group's collectives, from 1
+  std::int32_t root = -1;      // or the peer of a send or recv
+  Op op = Op::Barrier;
+  DType dtype = DType::UInt8;
+  ReduceOp reduce = ReduceOp::Sum;
+  std::uint8_t unused[5] = {};  // keeps the struct free of padding: it is compared as bytes on the wire
+
+  friend bool operator==(const Call&, const Call&) = default;
+};
+static_assert(sizeof(Call) == 24);
+
+// "all_reduce #41 float32[16] SUM"
+std::string describe(const Call& call);
+
+// "rank 1 called all_reduce #41 float32[16] SUM, this rank called ...": what to tell when two ranks
+// disagree.
+std::string describe_mismatch(int peer, const Call& theirs, const Call& mine);
+
+}  // namespace quoit

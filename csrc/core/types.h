@@ -1,0 +1,66 @@
+#pragma once
+// The nouns every layer shares: element types, reductions, and views of memory that own nothing.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "core/error.h"
+
+namespace quoit {
+
+using Bytes = std::span<std::byte>;
+using ConstBytes = std::span<const std::byte>;
+
+// Element types. Complex numbers travel as pairs of their real type; every float8 format is moved as
+// bytes and never reduced.
+enum class DType : std::uint8_t {
+  Float64, Float32, Float16, BFloat16, Float8,
+  Int8, Int16, Int32, Int64,
+  UInt8, UInt16, UInt32, UInt64,
+  Bool,
+};
+inline constexpr int kDTypes = 14;
+
+enum class ReduceOp : std::uint8_t { Sum, Avg, Product, Min, Max, Band, Bor, Bxor, PremulSum };
+inline constexpr int kReduceOps = 9;
+
+std::size_t size_of(DType dtype);
+std::string_view name_of(DType dtype);
+std::string_view name_of(ReduceOp op);
+
+// What an all_reduce, reduce or reduce_scatter computes. `factor` multiplies every input before the
+// sum and is read by PremulSum only.
+struct Reduction {
+  ReduceOp op = ReduceOp::Sum;
+  double factor = 1.0;
+};
+
+// A range of elements of a View.
+struct Slice {
+  std::size_t begin = 0;
+  std::size_t count = 0;
+
+  // The i-th of `parts` nearly equal pieces: sizes differ by at most one, larger ones come first.
+  [[nodiscard]] Slice piece(std::size_t parts, std::size_t i) const {
+    const std::size_t base = count / parts;
+    const std::size_t extra = count % parts;
+    return {begin + i * base + std::min(i, extra), base + (i < extra ? 1 : 0)};
+  }
+};
+
+// `count` elements of one type in memory that somebody else owns.
+struct View {
+  std::byte* data = nullptr;
+  std::size_t count = 0;
+  DType dtype = DType::UInt8;
+
+  [[nodiscard]] std::size_t bytes() const { return count * size_of(dtype); }
+  [[nodiscard]] Bytes raw() const { return {data, bytes()}; }
+  [[nodiscard]] View at(Slice s) const { return {data + s.begin * size_of(dtype), s.count, dtype}; }
+};
+
+inline std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+}  // namespace quoit

@@ -1,0 +1,413 @@
+#include "engine/engine.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <cstring>
+
+namespace quoit {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kSpin = 100us;             // waiting caller, a core each
+constexpr auto kYield = 500us;            // waiting caller, more ranks than cores
+constexpr auto kBackgroundSpin = 20us;    // background thread: the caller computes meanwhile
+constexpr auto kLongestNap = 20ms;        // when arrivals ring the bell
+constexpr auto kPollNap = 50us;           // when they do not
+constexpr auto kPatrol = 1ms;             // deadlines and faults
+constexpr auto kThoroughPatrol = 100ms;   // dead peers
+constexpr auto kCheck = 20ms;             // the waiting caller's own deadline, Ctrl-C
+
+std::atomic<bool> forked_child{false};
+
+void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+std::string message_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return e.what();
+  } catch (...) {
+    return "unknown error";
+  }
+}
+
+// The same error, of the same kind, that says who was doing what.
+std::exception_ptr explain(const std::exception_ptr& error, const std::string& prefix) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const UsageError& e) {
+    return std::make_exception_ptr(UsageError(prefix + e.what()));
+  } catch (const TimeoutError& e) {
+    return std::make_exception_ptr(TimeoutError(prefix + e.what()));
+  } catch (const std::exception& e) {
+    return std::make_exception_ptr(TransportError(prefix + e.what()));
+  }
+}
+
+std::string prefix_of(const Group& group, const Call& call) {
+  return text("[quoit ", group.where(), "] ", describe(call), ": ");
+}
+
+}  // namespace
+
+// The right to drive. Drivers look at wanted_ after every sweep and give way.
+class Engine::Turn {
+ public:
+  explicit Turn(Engine& engine) : engine_(engine) { take(); }
+  ~Turn() { give(); }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+  void take() {
+    engine_.wanted_.fetch_add(1);
+    engine_.driving_.lock();
+    engine_.wanted_.fetch_sub(1);
+  }
+  void give() {
+    std::vector<std::shared_ptr<Work>> finished = std::move(engine_.finished_);
+    engine_.finished_.clear();
+    engine_.driving_.unlock();
+    // Freed here, without the lock: it may hold tensors, and those the interpreter's lock.
+  }
+  void give_way() {
+    if (engine_.wanted_.load(std::memory_order_relaxed) == 0) return;
+    give();
+    while (engine_.wanted_.load(std::memory_order_relaxed) > 0) ::sched_yield();
+    take();
+  }
+
+ private:
+  Engine& engine_;
+};
+
+// How a driver waits between sweeps that moved nothing: it spins, yields or sleeps, and looks after
+// deadlines and peers meanwhile.
+class Engine::Patience {
+ public:
+  Patience(Engine& engine, Turn& turn, Mode mode) : engine_(engine), turn_(turn), mode_(mode) {}
+
+  // Whether it is time to let go of the lock and look at the caller's own deadline and at Ctrl-C.
+  [[nodiscard]] bool check_due() const { return patrolled_ - born_ >= kCheck; }
+
+  void moved() {
+    polls_ = 0;
+    since_ = {};
+  }
+
+  void idle() {
+    if (crowded_) ::sched_yield();
+    else pause_cpu();
+    if (!crowded_ && ++polls_ % 32 != 0) return;
+    const auto now = Clock::now();
+    if (since_ == Clock::time_point{}) {
+      since_ = now;
+      look_around();
+    }
+    if (now - patrolled_ >= kPatrol) {
+      const bool thorough = now - engine_.looked_ >= kThoroughPatrol;
+      if (thorough) engine_.looked_ = now;
+      engine_.patrol(thorough);
+      patrolled_ = now;
+    }
+    const auto patience = mode_ == Mode::Background ? kBackgroundSpin : crowded_ ? kYield : kSpin;
+    if (now - since_ >= patience) nap();
+  }
+
+ private:
+  void look_around() {
+    crowded_ = false;
+    bell_rings_ = true;
+    for (const Group* group : engine_.groups_) {
+      crowded_ |= group->oversubscribed() && mode_ == Mode::Foreground;
+      if (group->busy()) bell_rings_ &= group->rings_bell();
+    }
+  }
+
+  void nap() {
+    Nap nap(engine_.bell());
+    if (engine_.sweep()) return moved();
+    turn_.give();
+    nap.sleep(bell_rings_ ? std::chrono::nanoseconds(kLongestNap) : kPollNap);
+    turn_.take();
+  }
+
+  Engine& engine_;
+  Turn& turn_;
+  Mode mode_;
+  unsigned polls_ = 0;
+  bool crowded_ = false;
+  bool bell_rings_ = true;
+  Clock::time_point since_{};
+  const Clock::time_point born_ = Clock::now();
+  Clock::time_point patrolled_ = born_;
+};
+
+Engine::Engine() : bell_memory_(SharedMemory::create(4096, "quoit-bell")) {}
+
+Engine::~Engine() { stop(); }
+
+Engine& Engine::process() {
+  // Never destroyed: threads of the interpreter may use it until the very end.
+  static Engine* const engine = [] {
+    ::pthread_atfork(nullptr, nullptr, [] { forked_child = true; });
+    return new Engine;
+  }();
+  QUOIT_CHECK(!forked_child, UsageError,
+              "a forked child process cannot use its parent's process group: start workers with the "
+              "'spawn' method, or call init_process_group after forking");
+  return *engine;
+}
+
+void Engine::join(Group& group) {
+  const Turn turn(*this);
+  groups_.push_back(&group);
+}
+
+void Engine::leave(Group& group) {
+  if (forked_child) return;
+  const Turn turn(*this);
+  if (group.busy()) fail(group, text("[quoit ", group.where(), "] the process group was destroyed while work was in flight"));
+  std::erase(groups_, &group);
+}
+
+void Engine::abort(Group& group, const std::string& why) {
+  const Turn turn(*this);
+  if (group.broken_.empty()) fail(group, text("[quoit ", group.where(), "] ", why));
+}
+
+void Engine::submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode) {
+  QUOIT_CHECK(!forked_child, UsageError, "a forked child process cannot use its parent's process group");
+  {
+    const Turn turn(*this);
+    QUOIT_CHECK(group.broken_.empty(), TransportError, group.broken_);
+    in_flight_.fetch_add(1);
+    if (order == Order::InTurn) {
+      group.ordered_.emplace_back(std::move(task), std::move(work));
+      if (group.ordered_.size() == 1) advance(group);
+    } else {
+      group.free_.emplace_back(std::move(task), std::move(work));
+      advance(group);
+    }
+  }
+  if (mode == Mode::Background) drive_in_background();
+}
+
+void Engine::drive_in_background() {
+  if (in_flight_.load() == 0 || waiters_.load() > 0 || !background_allowed_) return;
+  const std::lock_guard lock(idle_mutex_);
+  if (stopping_) return;
+  if (!background_.joinable()) background_ = std::thread([this] { run_background(); });
+  idle_.notify_one();
+}
+
+void Engine::wait(Work& work, Deadline deadline) {
+  struct Waiting {
+    Engine& engine;
+    explicit Waiting(Engine& e) : engine(e) { engine.waiters_.fetch_add(1); }
+    ~Waiting() {
+      engine.waiters_.fetch_sub(1);
+      engine.hand_over();
+    }
+  };
+  if (!work.done()) {
+    const Waiting waiting(*this);
+    while (!work.done()) {
+      if (driving_.try_lock()) {
+        driving_.unlock();
+        Turn turn(*this);
+        Patience patience(*this, turn, Mode::Foreground);
+        while (!work.done() && !patience.check_due()) {
+          if (sweep()) patience.moved();
+          else patience.idle();
+          turn.give_way();
+        }
+      } else {
+        std::unique_lock lock(idle_mutex_);
+        bystanders_.fetch_add(1);
+        completed_.wait_for(lock, 1ms, [&] { return work.done(); });
+        bystanders_.fetch_sub(1);
+      }
+      if (work.done()) break;
+      QUOIT_CHECK(!deadline.passed(), TimeoutError, describe(work.call()),
+                  ": not done in the time given to wait()");
+      if (interrupt_) interrupt_();
+    }
+  }
+  if (auto error = work.error()) std::rethrow_exception(error);
+}
+
+// A waiter goes: whoever else needs progress must get it from somebody.
+void Engine::hand_over() {
+  if (bystanders_.load() > 0) completed_.notify_all();
+  drive_in_background();
+}
+
+void Engine::set_interrupt(std::function<void()> check) { interrupt_ = std::move(check); }
+
+void Engine::forbid_background() { background_allowed_ = false; }
+
+void Engine::stop() {
+  if (forked_child) return;
+  {
+    const std::lock_guard lock(idle_mutex_);
+    stopping_ = true;
+  }
+  idle_.notify_all();
+  ring(bell());
+  if (background_.joinable()) background_.join();
+  callbacks_.stop();
+}
+
+void Engine::run_background() {
+  ::pthread_setname_np(::pthread_self(), "quoit");
+  const auto useful = [this] { return in_flight_.load() > 0 && waiters_.load() == 0; };
+  std::unique_lock lock(idle_mutex_);
+  while (!stopping_) {
+    if (!useful()) {
+      idle_.wait(lock);
+      continue;
+    }
+    lock.unlock();
+    {
+      Turn turn(*this);
+      Patience patience(*this, turn, Mode::Background);
+      for (unsigned polls = 0; useful() && polls < 4096; ++polls) {
+        if (sweep()) patience.moved();
+        else if (useful()) patience.idle();
+        turn.give_way();
+      }
+    }
+    lock.lock();
+  }
+}
+
+bool Engine::sweep() {
+  bool moved = false;
+  for (std::size_t i = 0; i < groups_.size(); ++i)
+    if (groups_[i]->busy()) moved |= advance(*groups_[i]);
+  return moved;
+}
+
+bool Engine::advance(Group& group) {
+  bool moved = group.progress();
+  while (!group.ordered_.empty()) {
+    Job& job = group.ordered_.front();
+    moved |= job.flow.step();
+    if (!job.flow.done()) break;
+    if (auto error = job.flow.error()) {
+      fail_first(group, job, error);
+      return true;
+    }
+    finish(job, nullptr);
+    group.ordered_.pop_front();
+  }
+  for (auto job = group.free_.begin(); job != group.free_.end();) {
+    moved |= job->flow.step();
+    if (!job->flow.done()) {
+      ++job;
+      continue;
+    }
+    auto error = job->flow.error();
+    finish(*job, error ? explain(error, prefix_of(group, job->work->call())) : nullptr);
+    job = group.free_.erase(job);
+  }
+  return moved;
+}
+
+void Engine::finish(Job& job, std::exception_ptr error) {
+  if (!error) {
+    try {
+      job.work->run_epilogue();
+    } catch (...) {
+      error = std::current_exception();
+    }
+  }
+  in_flight_.fetch_sub(1);
+  for (auto& then : job.work->finish(std::move(error))) callbacks_.run(std::move(then));
+  finished_.push_back(std::move(job.work));
+  if (bystanders_.load() > 0) completed_.notify_all();
+}
+
+// A collective failed here: the others cannot complete it either.
+void Engine::fail_first(Group& group, Job& culprit, std::exception_ptr error) {
+  auto explained = explain(error, prefix_of(group, culprit.work->call()));
+  const std::string why = message_of(explained);
+  group.failed_.push_back(culprit.work);
+  finish(culprit, std::move(explained));
+  group.ordered_.pop_front();
+  fail(group, why);
+}
+
+void Engine::fail(Group& group, const std::string& why) {
+  group.broken_ = why;
+  group.announce_fault(why);
+  const auto error = std::make_exception_ptr(TransportError(why));
+  for (Job& job : group.ordered_) {
+    group.failed_.push_back(job.work);
+    finish(job, error);
+  }
+  group.ordered_.clear();
+  for (Job& job : group.free_) {
+    group.failed_.push_back(job.work);
+    finish(job, error);
+  }
+  group.free_.clear();
+}
+
+void Engine::patrol(bool thorough) {
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    Group& group = *groups_[i];
+    if (!group.busy()) continue;
+    auto why = group.failure(thorough);
+    if (!why && thorough && !group.ordered_.empty()) why = group.departed(Group::kAnyone);
+    if (why) {
+      const Call& call = group.ordered_.empty() ? group.free_.front().work->call()
+                                                : group.ordered_.front().work->call();
+      fail(group, prefix_of(group, call) + *why);
+      continue;
+    }
+    const auto late = [&](Job& job) {
+      return std::make_exception_ptr(TimeoutError(text(
+          prefix_of(group, job.work->call()), "timed out waiting for ", job.flow.awaited(),
+          ". Is that rank still running, and does it make the same call? Raise the timeout (init_process_group(timeout=...) or "
+          "QUOIT_TIMEOUT_S) if it is only slow")));
+    };
+    if (!group.ordered_.empty() && group.ordered_.front().work->deadline().passed()) {
+      Job& job = group.ordered_.front();
+      const auto error = late(job);
+      group.failed_.push_back(job.work);
+      finish(job, error);
+      group.ordered_.pop_front();
+      fail(group, message_of(error));
+      continue;
+    }
+    // A point-to-point failure is nobody else's.
+    for (auto job = group.free_.begin(); job != group.free_.end();) {
+      std::exception_ptr error;
+      const Call& call = job->work->call();
+      if (job->work->deadline().passed()) {
+        error = late(*job);
+      } else if (thorough && call.root >= 0) {
+        if (const auto why = group.departed(call.root))
+          error = std::make_exception_ptr(TransportError(prefix_of(group, call) + *why));
+      }
+      if (!error) {
+        ++job;
+        continue;
+      }
+      group.failed_.push_back(job->work);
+      finish(*job, std::move(error));
+      job = group.free_.erase(job);
+    }
+  }
+}
+
+}  // namespace quoit

@@ -1,0 +1,105 @@
+#pragma once
+// The engine drives everything in flight in one process.
+//
+// Whoever waits, drives: wait() makes progress itself, so a synchronous call never pays a hand-over
+// to another thread. A background thread drives only while nobody waits and asynchronous work is in
+// flight. One lock guards all groups and transports; its holder is "driving".
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "engine/callbacks.h"
+#include "engine/group.h"
+#include "transport/bell.h"
+#include "transport/shared_memory.h"
+
+namespace quoit {
+
+class Engine {
+ public:
+  Engine();
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // The one of this process. Made at first use; a forked child must not use it (UsageError).
+  static Engine& process();
+
+  // Where this process is woken; peers on this host map it by name.
+  [[nodiscard]] Bell& bell() { return *reinterpret_cast<Bell*>(bell_memory_->data()); }
+  [[nodiscard]] std::shared_ptr<SharedMemory> bell_memory() const { return bell_memory_; }
+
+  void join(Group& group);
+
+  // Fails what the group still has in flight, then forgets it.
+  void leave(Group& group);
+
+  // Makes the group fail for good: pending and later calls raise. Peers are told.
+  void abort(Group& group, const std::string& why);
+
+  enum class Order {
+    InTurn,    // after all earlier ones of the group (collectives)
+    AtOnce,    // side by side with everything (point-to-point)
+  };
+  enum class Mode {
+    Foreground,  // the caller waits at once
+    Background,  // the caller goes on computing
+  };
+
+  // Starts `task` as soon as its turn comes. Throws the group's first failure if it has failed.
+  void submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode);
+
+  // Returns when `work` is done, driving meanwhile. Throws what the work failed with, or TimeoutError
+  // at `deadline` (the work then goes on until its own deadline).
+  void wait(Work& work, Deadline deadline = {});
+
+  // For work that nobody will wait() for but whose future somebody has: keeps the background thread on.
+  void drive_in_background();
+
+  // Called every 50 ms or so by threads that wait; may throw to end the wait (Ctrl-C).
+  void set_interrupt(std::function<void()> check);
+
+  // Without it, work progresses only inside wait().
+  void forbid_background();
+
+  // Ends the threads. Called before the interpreter goes; later waits still drive.
+  void stop();
+
+ private:
+  class Turn;
+  class Patience;
+
+  bool sweep();
+  bool advance(Group& group);
+  void finish(Job& job, std::exception_ptr error);
+  void fail(Group& group, const std::string& why);
+  void fail_first(Group& group, Job& culprit, std::exception_ptr error);
+  void patrol(bool thorough);
+  void run_background();
+  void hand_over();
+  void dispose();
+
+  std::shared_ptr<SharedMemory> bell_memory_;
+  std::mutex driving_;
+  std::vector<Group*> groups_;                        // guarded by driving_
+  std::vector<std::shared_ptr<Work>> finished_;       // guarded by driving_; freed outside it
+  Clock::time_point looked_{};                        // guarded by driving_: last thorough patrol
+  std::atomic<int> wanted_{0};                        // threads that want driving_ now
+  std::atomic<int> waiters_{0};                       // threads inside wait()
+  std::atomic<int> in_flight_{0};
+
+  std::mutex idle_mutex_;
+  std::condition_variable idle_;       // wakes the background thread
+  std::condition_variable completed_;  // wakes waiters that do not drive
+  std::atomic<int> bystanders_{0};     // those waiters
+  bool stopping_ = false;              // guarded by idle_mutex_
+  std::atomic<bool> background_allowed_{true};
+  std::thread background_;
+  Callbacks callbacks_;
+  std::function<void()> interrupt_;
+};
+
+}  // namespace quoit

@@ -1,0 +1,308 @@
+// quoit._core: the runtime without torch. Buffers come as anything with the buffer protocol; the
+// Python side (quoit/communicator.py) turns arrays into them.
+#include <pybind11/functional.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "collective/connect.h"
+#include "core/host.h"
+#include "kernels/reduce.h"
+#include "transport/mpi.h"
+
+namespace py = pybind11;
+
+namespace quoit {
+namespace {
+
+DType dtype_named(const std::string& name) {
+  for (int i = 0; i < kDTypes; ++i)
+    if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
+  throw UsageError(text("dtype '", name, "' is not known to quoit"));
+}
+
+ReduceOp op_named(const std::string& name) {
+  for (int i = 0; i < kReduceOps; ++i)
+    if (name_of(static_cast<ReduceOp>(i)) == name) return static_cast<ReduceOp>(i);
+  throw UsageError(text("reduce op '", name,
+                        "' is not known: choose SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR or PREMUL_SUM"));
+}
+
+// Buffers of one call, pinned until the operation is over; freed with the interpreter's lock held.
+class Pinned {
+ public:
+  View view(const py::buffer& buffer, const std::string& dtype, bool writable) {
+    auto info = std::make_unique<py::buffer_info>(buffer.request(writable));
+    QUOIT_CHECK(PyBuffer_IsContiguous(info->view(), 'C') != 0, UsageError,
+                "the array is not contiguous: pass numpy.ascontiguousarray(array)");
+    const DType type = dtype_named(dtype);
+    const auto bytes = static_cast<std::size_t>(info->size * info->itemsize);
+    View view{static_cast<std::byte*>(info->ptr), bytes / size_of(type), type};
+    infos_.push_back(std::move(info));
+    return view;
+  }
+
+  std::vector<View> views(const std::vector<py::buffer>& buffers, const std::string& dtype, bool writable) {
+    std::vector<View> all;
+    for (const py::buffer& buffer : buffers) all.push_back(view(buffer, dtype, writable));
+    return all;
+  }
+
+  // Options that keep the buffers.
+  CallOptions options(bool background, double timeout) {
+    auto keep = std::shared_ptr<std::vector<std::unique_ptr<py::buffer_info>>>(
+        new std::vector<std::unique_ptr<py::buffer_info>>(std::move(infos_)),
+        [](std::vector<std::unique_ptr<py::buffer_info>>* infos) {
+          const py::gil_scoped_acquire gil;
+          delete infos;
+        });
+    return {Seconds(timeout), background ? Engine::Mode::Background : Engine::Mode::Foreground, std::move(keep), {}};
+  }
+
+ private:
+  std::vector<std::unique_ptr<py::buffer_info>> infos_;
+};
+
+// A communicator, with the engine it runs on when that is not the process's.
+struct PyCommunicator {
+  std::shared_ptr<Engine> engine;
+  std::unique_ptr<Communicator> communicator;
+};
+
+struct PyWork {
+  Communicator::Handle work;
+  Engine* engine;
+  std::shared_ptr<Engine> keep;
+};
+
+// Ctrl-C reaches a thread that waits in here. Makes the engine, so not called at import: a process that
+// only imports quoit may still fork.
+void watch_signals() {
+  Engine::process().set_interrupt([] {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  });
+}
+
+using Buffers = std::vector<py::buffer>;
+
+template <class Start>
+PyWork start(PyCommunicator& self, Pinned& pinned, bool background, double timeout, Start start_call) {
+  CallOptions options = pinned.options(background, timeout);
+  const py::gil_scoped_release unlocked;
+  return {start_call(*self.communicator, std::move(options)), &self.communicator->engine(), self.engine};
+}
+
+void bind_communicator(py::module_& m) {
+  py::class_<PyWork>(m, "Work", "Handle on an operation in flight.")
+      .def("done", [](const PyWork& self) { return self.work->done(); })
+      .def(
+          "wait",
+          [](const PyWork& self, double timeout) {
+            self.engine->wait(*self.work, timeout > 0 ? Deadline::after(Seconds(timeout)) : Deadline());
+          },
+          py::arg("timeout") = 0.0, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("source", [](const PyWork& self) { return self.work->source(); });
+
+  py::class_<PyCommunicator>(m, "Communicator", "A group of ranks; see quoit.Communicator.")
+      .def_property_readonly("rank", [](const PyCommunicator& c) { return c.communicator->rank(); })
+      .def_property_readonly("size", [](const PyCommunicator& c) { return c.communicator->size(); })
+      .def("route", [](const PyCommunicator& c, int peer) { return std::string(c.communicator->route(peer)); })
+      .def("abort", [](PyCommunicator& c, const std::string& why) { c.communicator->abort(why); },
+           py::call_guard<py::gil_scoped_release>())
+      .def("close", [](PyCommunicator& c) { c.communicator.reset(); }, py::call_guard<py::gil_scoped_release>())
+      .def("all_reduce",
+           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out, const std::string& dtype,
+              const std::string& op, double factor, bool background, double timeout) {
+             Pinned pinned;
+             const View from = pinned.view(in, dtype, false);
+             const View to = pinned.view(out, dtype, true);
+             const Reduction reduction{op_named(op), factor};
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.all_reduce(from, to, reduction, std::move(o));
+             });
+           })
+      .def("reduce",
+           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out, const std::string& dtype,
+              const std::string& op, double factor, int root, bool background, double timeout) {
+             Pinned pinned;
+             const View from = pinned.view(in, dtype, false);
+             const View to = pinned.view(out, dtype, true);
+             const Reduction reduction{op_named(op), factor};
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.reduce(from, to, reduction, root, std::move(o));
+             });
+           })
+      .def("broadcast",
+           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int root,
+              bool background, double timeout) {
+             Pinned pinned;
+             const View view = pinned.view(data, dtype, true);
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.broadcast(view, root, std::move(o));
+             });
+           })
+      .def("reduce_scatter",
+           [](PyCommunicator& self, const Buffers& in, const py::buffer& out, const std::string& dtype,
+              const std::string& op, double factor, bool background, double timeout) {
+             Pinned pinned;
+             auto from = pinned.views(in, dtype, false);
+             const View to = pinned.view(out, dtype, true);
+             const Reduction reduction{op_named(op), factor};
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.reduce_scatter(std::move(from), to, reduction, std::move(o));
+             });
+           })
+      .def("all_gather",
+           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs, const std::string& dtype,
+              bool background, double timeout) {
+             Pinned pinned;
+             const View from = pinned.view(in, dtype, false);
+             auto to = pinned.views(outs, dtype, true);
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.all_gather(from, std::move(to), std::move(o));
+             });
+           })
+      .def("all_to_all",
+           [](PyCommunicator& self, const Buffers& ins, const Buffers& outs, const std::string& dtype,
+              bool uneven, bool background, double timeout) {
+             Pinned pinned;
+             auto from = pinned.views(ins, dtype, false);
+             auto to = pinned.views(outs, dtype, true);
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.all_to_all(std::move(from), std::move(to), uneven, std::move(o));
+             });
+           })
+      .def("gather",
+           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs, const std::string& dtype,
+              int root, bool background, double timeout) {
+             Pinned pinned;
+             const View from = pinned.view(in, dtype, false);
+             auto to = pinned.views(outs, dtype, true);
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.gather(from, std::move(to), root, std::move(o));
+             });
+           })
+      .def("scatter",
+           [](PyCommunicator& self, const Buffers& ins, const py::buffer& out, const std::string& dtype,
+              int root, bool background, double timeout) {
+             Pinned pinned;
+             auto from = pinned.views(ins, dtype, false);
+             const View to = pinned.view(out, dtype, true);
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.scatter(std::move(from), to, root, std::move(o));
+             });
+           })
+      .def("barrier",
+           [](PyCommunicator& self, bool background, double timeout) {
+             Pinned pinned;
+             return start(self, pinned, background, timeout,
+                          [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
+           })
+      .def("send",
+           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int to, Tag tag,
+              bool background, double timeout) {
+             Pinned pinned;
+             const View view = pinned.view(data, dtype, false);
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.send(view, to, tag, std::move(o));
+             });
+           })
+      .def("recv", [](PyCommunicator& self, const py::buffer& into, const std::string& dtype, int from,
+                      Tag tag, bool background, double timeout) {
+        Pinned pinned;
+        const View view = pinned.view(into, dtype, true);
+        return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+          return c.recv(view, from, tag, std::move(o));
+        });
+      });
+}
+
+void bind_connect(py::module_& m) {
+  py::class_<ConnectOptions>(m, "ConnectOptions", "How a group is made; defaults from the environment.")
+      .def(py::init(&ConnectOptions::from_environment))
+      .def_property(
+          "timeout", [](const ConnectOptions& o) { return o.timeout.count(); },
+          [](ConnectOptions& o, double seconds) { o.timeout = Seconds(seconds); })
+      .def_readwrite("transport", &ConnectOptions::transport)
+      .def_readwrite("algorithm", &ConnectOptions::algorithm)
+      .def_readwrite("mpi_library", &ConnectOptions::mpi_library)
+      .def_readwrite("mpi_size", &ConnectOptions::mpi_size);
+
+  m.def(
+      "connect",
+      [](int rank, int size, const Rendezvous& meet, const ConnectOptions& options) {
+        const py::gil_scoped_release unlocked;
+        auto communicator = connect(Engine::process(), rank, size, meet, options);
+        return PyCommunicator{nullptr, std::move(communicator)};
+      },
+      py::arg("rank"), py::arg("size"), py::arg("rendezvous"), py::arg("options"),
+      "Makes a group; rendezvous(my_text) -> everybody's texts, by rank.");
+
+  m.def(
+      "connect_threads",
+      [](const std::vector<std::string>& hosts, const ConnectOptions& options) {
+        std::vector<PyCommunicator> world;
+        for (ThreadRank& rank : connect_threads(hosts, options))
+          world.push_back({std::move(rank.engine), std::move(rank.communicator)});
+        return world;
+      },
+      py::arg("hosts"), py::arg("options"), "Ranks as threads of this process, for tests.");
+
+  m.def(
+      "mpi_all_gather_strings",
+      [](const std::string& library, const std::string& said, int expected_size, double timeout) {
+        return MpiLibrary::load(library, expected_size).all_gather_strings(said, Deadline::after(Seconds(timeout)));
+      },
+      py::arg("library"), py::arg("text"), py::arg("expected_size") = 0, py::arg("timeout") = 300.0,
+      py::call_guard<py::gil_scoped_release>(), "Everybody's text, by rank of MPI_COMM_WORLD.");
+  m.def(
+      "mpi_version", [](const std::string& library) { return MpiLibrary::load(library).version(); },
+      py::arg("library") = "", py::call_guard<py::gil_scoped_release>());
+  m.def("mpi_finalize", [] { MpiLibrary::load("").finalize(); }, py::call_guard<py::gil_scoped_release>());
+  m.def("watch_signals", &watch_signals, "Makes waits inside the engine notice Ctrl-C.");
+  m.def("stop", [] { Engine::process().stop(); }, py::call_guard<py::gil_scoped_release>(),
+        "Ends the engine's threads; called when the interpreter exits.");
+}
+
+// quoit.UsageError is a ValueError too, and so on: code that knows only the builtins catches them.
+void bind_errors(py::module_& m) {
+  static PyObject* base = PyErr_NewException("quoit.Error", PyExc_RuntimeError, nullptr);
+  m.attr("Error") = py::handle(base);
+  const auto make = [&m](const char* name, PyObject* builtin) {
+    const py::tuple bases = py::make_tuple(py::handle(base), py::handle(builtin));
+    PyObject* type = PyErr_NewException(text("quoit.", name).c_str(), bases.ptr(), nullptr);
+    m.attr(name) = py::handle(type);
+    return type;
+  };
+  static PyObject* const usage = make("UsageError", PyExc_ValueError);
+  static PyObject* const transport = make("TransportError", PyExc_ConnectionError);
+  static PyObject* const timeout = make("TimeoutError", PyExc_TimeoutError);
+  static PyObject* const unavailable = make("UnavailableError", PyExc_NotImplementedError);
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const UsageError& e) {
+      PyErr_SetString(usage, e.what());
+    } catch (const TransportError& e) {
+      PyErr_SetString(transport, e.what());
+    } catch (const TimeoutError& e) {
+      PyErr_SetString(timeout, e.what());
+    } catch (const UnavailableError& e) {
+      PyErr_SetString(unavailable, e.what());
+    } catch (const Error& e) {
+      PyErr_SetString(base, e.what());
+    }
+  });
+}
+
+}  // namespace
+}  // namespace quoit
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Quoit's native runtime. Use it through the package `quoit`.";
+  quoit::bind_errors(m);
+  quoit::bind_communicator(m);
+  quoit::bind_connect(m);
+  m.def("isa", [] { return std::string(quoit::name_of(quoit::isa_in_use())); }, "Instruction set of the kernels.");
+  m.def("host_identity", &quoit::host_identity, "Equal for processes that can share memory.");
+}

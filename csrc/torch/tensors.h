@@ -1,0 +1,51 @@
+#pragma once
+// Tensors as the runtime sees them: views of contiguous CPU memory.
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/types.h"
+
+namespace quoit {
+
+// The element type; a complex tensor is one of pairs.
+DType dtype_of(const at::Tensor& tensor);
+
+// Tensors of one operation. Hands out views; a tensor that is not contiguous is copied into one that
+// is, and an output is copied back when the operation is over.
+class Operands {
+ public:
+  // `what` names the argument in error messages.
+  View input(const at::Tensor& tensor, const char* what);
+  View output(const at::Tensor& tensor, const char* what);
+  View in_place(const at::Tensor& tensor, const char* what);
+
+  std::vector<View> inputs(const std::vector<at::Tensor>& tensors, const char* what);
+  std::vector<View> outputs(const std::vector<at::Tensor>& tensors, const char* what);
+
+  // One flat buffer per rank, cut out of a single tensor: `parts` equal pieces.
+  std::vector<View> input_parts(const at::Tensor& tensor, std::size_t parts, const char* what);
+  std::vector<View> output_parts(const at::Tensor& tensor, std::size_t parts, const char* what);
+
+  // As above by split sizes along dimension 0; equal pieces when `splits` is empty.
+  std::vector<View> input_splits(const at::Tensor& tensor, const std::vector<int64_t>& splits,
+                                 std::size_t parts, const char* what);
+  std::vector<View> output_splits(const at::Tensor& tensor, const std::vector<int64_t>& splits,
+                                  std::size_t parts, const char* what);
+
+  // What keeps all the memory alive, and what copies outputs back (empty when nothing has to be).
+  [[nodiscard]] std::shared_ptr<void> keep() const { return tensors_; }
+  [[nodiscard]] std::function<void()> epilogue() const;
+
+ private:
+  View view(const at::Tensor& tensor, bool reads, bool writes, const char* what);
+
+  std::shared_ptr<std::vector<at::Tensor>> tensors_ = std::make_shared<std::vector<at::Tensor>>();
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;  // to, from
+};
+
+}  // namespace quoit

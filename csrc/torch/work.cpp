@@ -1,0 +1,79 @@
+#include "torch/work.h"
+
+#include <ATen/core/ivalue.h>
+#include <c10/util/Exception.h>
+
+namespace quoit {
+
+std::exception_ptr as_torch_error(const std::exception_ptr& error) {
+  const c10::SourceLocation here{__func__, __FILE__, static_cast<uint32_t>(__LINE__)};
+  try {
+    std::rethrow_exception(error);
+  } catch (const UsageError& e) {
+    return std::make_exception_ptr(c10::ValueError(here, e.what()));
+  } catch (const Error& e) {
+    return std::make_exception_ptr(c10::DistBackendError(here, e.what()));
+  } catch (...) {
+    return error;
+  }
+}
+
+WorkQuoit::WorkQuoit(std::shared_ptr<Communicator> communicator, std::vector<Communicator::Handle> parts,
+                     c10d::OpType type, std::vector<at::Tensor> outputs)
+    : Work(communicator->rank(), type),
+      communicator_(std::move(communicator)),
+      parts_(std::move(parts)),
+      outputs_(std::move(outputs)) {}
+
+bool WorkQuoit::isCompleted() {
+  for (const auto& part : parts_)
+    if (!part->done()) return false;
+  return true;
+}
+
+bool WorkQuoit::isSuccess() const {
+  for (const auto& part : parts_)
+    if (!part->done() || part->error()) return false;
+  return true;
+}
+
+std::exception_ptr WorkQuoit::exception() const {
+  for (const auto& part : parts_)
+    if (part->done() && part->error()) return as_torch_error(part->error());
+  return nullptr;
+}
+
+int WorkQuoit::sourceRank() const { return parts_.front()->source(); }
+
+bool WorkQuoit::wait(std::chrono::milliseconds timeout) {
+  const Deadline deadline = timeout > kNoTimeout ? Deadline::after(timeout) : Deadline();
+  try {
+    for (const auto& part : parts_) communicator_->engine().wait(*part, deadline);
+  } catch (const Error&) {
+    std::rethrow_exception(as_torch_error(std::current_exception()));
+  }
+  return true;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> WorkQuoit::getFuture() {
+  const std::lock_guard lock(mutex_);
+  if (future_) return future_;
+  future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+  // The last part to end marks the future; the pieces hold no reference to this Work.
+  auto left = std::make_shared<std::atomic<std::size_t>>(parts_.size());
+  const auto done = [left, parts = parts_, outputs = outputs_, future = future_] {
+    if (left->fetch_sub(1) > 1) return;
+    for (const auto& part : parts)
+      if (part->error()) return future->setError(as_torch_error(part->error()));
+    future->markCompleted(at::IValue(outputs));
+  };
+  if (parts_.empty()) future_->markCompleted(at::IValue(outputs_));
+  for (const auto& part : parts_) part->when_done(done);
+  // Whoever waits for a future does not drive.
+  communicator_->engine().drive_in_background();
+  return future_;
+}
+
+uint64_t WorkQuoit::getSequencenumber() const { return parts_.empty() ? 0 : parts_.front()->call().sequence; }
+
+}  // namespace quoit

@@ -1,0 +1,39 @@
+#pragma once
+#include <torch/csrc/distributed/c10d/Work.hpp>
+
+#include <vector>
+
+#include "collective/communicator.h"
+
+namespace quoit {
+
+// torch's handle on one call, which may be several operations of ours (the coalesced ones).
+class WorkQuoit final : public c10d::Work {
+ public:
+  // `outputs` are what the future's value and result() hold.
+  WorkQuoit(std::shared_ptr<Communicator> communicator, std::vector<Communicator::Handle> parts,
+            c10d::OpType type, std::vector<at::Tensor> outputs);
+
+  bool isCompleted() override;
+  bool isSuccess() const override;
+  std::exception_ptr exception() const override;
+  int sourceRank() const override;
+  std::vector<at::Tensor> result() override { return outputs_; }
+  void synchronize() override { wait(); }
+  bool wait(std::chrono::milliseconds timeout) override;
+  bool wait() { return wait(kNoTimeout); }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
+  uint64_t getSequencenumber() const override;
+
+ private:
+  const std::shared_ptr<Communicator> communicator_;
+  const std::vector<Communicator::Handle> parts_;
+  const std::vector<at::Tensor> outputs_;
+  c10::intrusive_ptr<c10::ivalue::Future> future_;  // made at the first getFuture
+};
+
+// Our error as the one that torch's users expect: ValueError for a wrong call, DistBackendError for
+// everything else.
+std::exception_ptr as_torch_error(const std::exception_ptr& error);
+
+}  // namespace quoit

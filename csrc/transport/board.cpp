@@ -1,0 +1,56 @@
+#include "transport/board.h"
+
+#include "core/error.h"
+
+namespace quoit {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+
+std::size_t line_bytes(int size) {
+  return ceil_div(static_cast<std::size_t>(size) * Board::kDepth * 64, kPage) * kPage;
+}
+
+}  // namespace
+
+std::size_t Board::bytes(int size) {
+  return line_bytes(size) + static_cast<std::size_t>(size) * kDepth * kSlot;
+}
+
+Board::Board(std::byte* memory, int rank, std::vector<Bell*> bells)
+    : lines_(reinterpret_cast<Line*>(memory)),
+      slots_(memory + line_bytes(static_cast<int>(bells.size()))),
+      rank_(rank),
+      bells_(std::move(bells)) {}
+
+Board::Round Board::publish(const Call& call) {
+  const Round round = next_++;
+  Line& mine = line(rank_, round);
+  mine.call = call;
+  mine.published.store(round + 1, std::memory_order_release);
+  for (int peer = 0; peer < size(); ++peer)
+    if (peer != rank_) ring(*bells_[static_cast<std::size_t>(peer)]);
+  return round;
+}
+
+bool Published::ready() {
+  for (; rank_ < last_; ++rank_) {
+    if (!board_.published(rank_, round_)) return false;
+    if (board_.call(rank_, round_) != board_.call(board_.rank(), round_)) return true;
+  }
+  return true;
+}
+
+std::string Published::awaited() const {
+  std::string who;
+  for (int rank = rank_; rank < last_; ++rank)
+    if (!board_.published(rank, round_)) who += text(who.empty() ? "local rank " : ", ", rank);
+  return who;
+}
+
+void Published::result() const {
+  QUOIT_CHECK(rank_ == last_, UsageError,
+              describe_mismatch(rank_, board_.call(rank_, round_), board_.call(board_.rank(), round_)));
+}
+
+}  // namespace quoit

@@ -1,0 +1,63 @@
+#pragma once
+// The memory that the ranks of one group on one host share: who they are, what went wrong, the board
+// of the direct collectives and the pipes of the point-to-point messages.
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/clock.h"
+#include "transport/board.h"
+#include "transport/shm.h"
+
+namespace quoit {
+
+class HostSegment {
+ public:
+  // Who shares the segment, in group rank order, and where this rank stands among them.
+  struct Members {
+    std::vector<int> ranks;    // of the group
+    std::vector<Bell*> bells;  // one each
+    int mine = 0;              // position of this rank
+  };
+
+  static std::size_t bytes(int members);
+
+  // `memory` is zeroed by whoever created it and kept alive by `keep`; `bells` outlive the segment.
+  HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members members);
+
+  // Says that this rank left; peers that still wait for it find out.
+  ~HostSegment();
+  HostSegment(const HostSegment&) = delete;
+  HostSegment& operator=(const HostSegment&) = delete;
+
+  // Waits until all members have mapped the segment. Throws TimeoutError naming those who have not.
+  void await_all(Deadline deadline);
+
+  [[nodiscard]] Board& board() { return board_; }
+  [[nodiscard]] ShmTransport::Host pipes() const { return {members_.ranks, members_.bells, pipes_}; }
+
+  // Whether the members are more than the cores they may run on together: then nobody spins.
+  [[nodiscard]] bool oversubscribed() const;
+
+  // Tells all members why the group cannot go on; the first one to speak is heard.
+  void announce_fault(const std::string& why);
+  [[nodiscard]] std::optional<std::string> fault() const;
+
+  // Names a member that died, if any. Reads /proc: not for every poll.
+  [[nodiscard]] std::optional<std::string> dead() const;
+
+  // Whether the member at `position` left in good order.
+  [[nodiscard]] bool left(int position) const;
+
+ private:
+  struct Header;
+
+  std::shared_ptr<void> keep_;
+  Members members_;
+  Header* header_;
+  Board board_;
+  Pipe* pipes_;
+};
+
+}  // namespace quoit

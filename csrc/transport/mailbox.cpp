@@ -1,0 +1,85 @@
+#include "transport/mailbox.h"
+
+#include <cstring>
+#include <utility>
+
+namespace quoit {
+
+void Arrival::write(std::size_t offset, ConstBytes bytes) {
+  const bool into_buffer = !buffer.empty();
+  if (bytes.empty() || (!into_buffer && receive->cancelled)) return;
+  std::memcpy(into + offset, bytes.data(), bytes.size());
+}
+
+Transfer Mailbox::post(int from, Tag tag, Bytes into) {
+  const Posted posted{from, tag, into, std::make_shared<Transfer::State>()};
+  posted.receive->peer = from;
+  for (auto arrival = arrivals_.begin(); arrival != arrivals_.end(); ++arrival) {
+    const bool fits = arrival->tag == tag && (from == kAnySource || from == arrival->from);
+    if (!fits || arrival->receive) continue;
+    match(*arrival, posted);
+    if (arrival->complete) finish(arrival);
+    return Transfer(posted.receive);
+  }
+  posted_.push_back(posted);
+  return Transfer(posted.receive);
+}
+
+Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
+  Arrival& arrival = arrivals_.emplace_back();
+  arrival.from = from;
+  arrival.tag = tag;
+  arrival.size = size;
+  for (auto posted = posted_.begin(); posted != posted_.end();) {
+    if (posted->receive->cancelled) {
+      posted = posted_.erase(posted);
+      continue;
+    }
+    if (posted->tag == tag && (posted->from == kAnySource || posted->from == from)) {
+      match(arrival, *posted);
+      posted_.erase(posted);
+      break;
+    }
+    ++posted;
+  }
+  if (arrival.landing) {
+    arrival.into = std::exchange(arrival.landing, nullptr);
+  } else {
+    arrival.buffer.resize(size);
+    arrival.into = arrival.buffer.data();
+  }
+  return arrival;
+}
+
+void Mailbox::arrived(Arrival& arrival) {
+  arrival.complete = true;
+  if (!arrival.receive) return;
+  for (auto it = arrivals_.begin(); it != arrivals_.end(); ++it)
+    if (&*it == &arrival) return finish(it);
+}
+
+void Mailbox::deliver(int from, Tag tag, ConstBytes data) {
+  Arrival& arrival = begin(from, tag, data.size());
+  arrival.write(0, data);
+  arrived(arrival);
+}
+
+// A message of the wrong size is still taken off the wire, into the buffer, and then dropped.
+void Mailbox::match(Arrival& arrival, const Posted& posted) {
+  arrival.receive = posted.receive;
+  arrival.receive->peer = arrival.from;
+  if (arrival.size == posted.into.size())
+    arrival.landing = posted.into.data();
+  else
+    arrival.receive->error = text("rank ", arrival.from, " sent ", arrival.size, " bytes, this rank expected ",
+                                  posted.into.size(), ": both sides must pass tensors of the same size and dtype");
+}
+
+void Mailbox::finish(std::list<Arrival>::iterator arrival) {
+  if (arrival->landing && arrival->size > 0 && !arrival->receive->cancelled)
+    std::memcpy(arrival->landing, arrival->buffer.data(), arrival->size);
+  arrival->receive->complete();
+  arrivals_.erase(arrival);
+}
+
+}  // namespace quoit

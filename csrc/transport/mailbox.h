@@ -1,0 +1,53 @@
+#pragma once
+// Where messages from all transports of a group meet the receives that wait for them.
+#include <list>
+#include <vector>
+
+#include "transport/transport.h"
+
+namespace quoit {
+
+// A message that is arriving. The transport writes its `size` bytes, then calls Mailbox::arrived.
+struct Arrival {
+  // Stores bytes that begin at `offset` of the message; drops them when the receive was cancelled.
+  void write(std::size_t offset, ConstBytes bytes);
+
+  int from = 0;
+  Tag tag = 0;
+  std::size_t size = 0;
+  std::byte* into = nullptr;  // for libraries that write by themselves; others use write()
+  std::shared_ptr<Transfer::State> receive;  // null while nobody asked for it
+  std::byte* landing = nullptr;              // where a late receive wants it; null if `into` is it
+  std::vector<std::byte> buffer;             // holds it when nobody asked before it came
+  bool complete = false;
+};
+
+class Mailbox {
+ public:
+  // `from` may be kAnySource. The receive fails when the message has another size than `into`.
+  [[nodiscard]] Transfer post(int from, Tag tag, Bytes into);
+
+  // A message begins to arrive: matches the oldest receive that fits it, or buffers it. Valid until
+  // `arrived` is called with it.
+  [[nodiscard]] Arrival& begin(int from, Tag tag, std::size_t size);
+  void arrived(Arrival& arrival);
+
+  // A whole message at once.
+  void deliver(int from, Tag tag, ConstBytes data);
+
+ private:
+  struct Posted {
+    int from;
+    Tag tag;
+    Bytes into;
+    std::shared_ptr<Transfer::State> receive;
+  };
+
+  void match(Arrival& arrival, const Posted& posted);
+  void finish(std::list<Arrival>::iterator arrival);
+
+  std::list<Posted> posted_;      // oldest first
+  std::list<Arrival> arrivals_;   // in order of arrival, complete or not
+};
+
+}  // namespace quoit

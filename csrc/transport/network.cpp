@@ -1,0 +1,61 @@
+#include "transport/network.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace quoit {
+
+Network::Network(int rank, int size) : rank_(rank), routes_(static_cast<std::size_t>(size)) {}
+
+// Transports deliver into the mailbox: they go first.
+Network::~Network() { transports_.clear(); }
+
+void Network::add(std::unique_ptr<Transport> transport, const std::vector<int>& peers) {
+  rings_bell_ = rings_bell_ && transport->rings_bell();
+  for (const int peer : peers)
+    if (peer != rank_) routes_[static_cast<std::size_t>(peer)] = transport.get();
+  transports_.push_back(std::move(transport));
+}
+
+std::string_view Network::route(int peer) const {
+  return peer == rank_ ? "self" : routes_[static_cast<std::size_t>(peer)]->name();
+}
+
+Transfer Network::send(int to, Tag tag, ConstBytes data) {
+  if (to != rank_) return routes_[static_cast<std::size_t>(to)]->send(to, tag, data);
+  mailbox_.deliver(to, tag, data);
+  auto state = std::make_shared<Transfer::State>();
+  state->complete();
+  return Transfer(std::move(state));
+}
+
+Transfer Network::recv(int from, Tag tag, Bytes into) { return mailbox_.post(from, tag, into); }
+
+Exchange Network::exchange(int to, ConstBytes out, int from, Bytes in) {
+  Transfer receive = recv(from, kCollectiveTag, in);
+  return {send(to, kCollectiveTag, out), std::move(receive)};
+}
+
+bool Network::progress() {
+  bool moved = false;
+  for (const auto& transport : transports_) moved |= transport->progress();
+  return moved;
+}
+
+void Network::announce_fault(const std::string& why) {
+  if (!notices_sent_.empty()) return;
+  std::memcpy(told_.data(), why.data(), std::min(why.size(), told_.size() - 1));
+  for (int peer = 0; peer < size(); ++peer)
+    if (peer != rank_) notices_sent_.push_back(send(peer, kFaultTag, std::as_bytes(std::span(told_))));
+  progress();
+}
+
+std::optional<std::string> Network::failure() {
+  if (!notice_) notice_ = recv(kAnySource, kFaultTag, std::as_writable_bytes(std::span(heard_)));
+  if (notice_->ready()) return std::string(heard_.data());
+  for (const auto& transport : transports_)
+    if (auto why = transport->failure()) return why;
+  return std::nullopt;
+}
+
+}  // namespace quoit

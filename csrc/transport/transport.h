@@ -1,0 +1,85 @@
+#pragma once
+// Transports move bytes between two ranks of one group. Everything here is called under the lock of
+// the engine that drives the group, so one transport is never entered by two threads at once.
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "core/pollable.h"
+#include "core/types.h"
+
+namespace quoit {
+
+// Messages match by (sender, tag), in the order they were sent. User tags are >= 0; the collectives
+// of a group and its fault notices have streams of their own.
+using Tag = std::int64_t;
+inline constexpr Tag kCollectiveTag = -1;
+inline constexpr Tag kFaultTag = -2;
+inline constexpr int kAnySource = -1;
+
+// One movement in flight. Destroying it before it is done cancels it: its buffer is not touched any
+// more (see Transport for the exception).
+class Transfer final : public Pollable {
+ public:
+  struct State {
+    std::atomic<bool> done{false};  // set last; loopback sets it from the peer's thread
+    std::atomic<bool> cancelled{false};
+    int peer = kAnySource;  // the other side; of a receive from any source, once it is done
+    std::string error;      // empty when it went well
+
+    void complete() { done.store(true, std::memory_order_release); }
+    void fail(std::string why) {
+      error = std::move(why);
+      complete();
+    }
+  };
+
+  explicit Transfer(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  Transfer(Transfer&&) noexcept = default;
+  Transfer& operator=(Transfer&&) noexcept = default;
+  ~Transfer() {
+    if (state_ && !state_->done.load(std::memory_order_acquire)) state_->cancelled = true;
+  }
+
+  bool ready() override { return state_->done.load(std::memory_order_acquire); }
+
+  [[nodiscard]] std::string awaited() const override {
+    return state_->peer == kAnySource ? "any rank" : text("rank ", state_->peer);
+  }
+
+  // Call when ready. Throws TransportError when the movement failed; returns who the peer was.
+  int result() const {
+    QUOIT_CHECK(state_->error.empty(), TransportError, state_->error);
+    return state_->peer;
+  }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  [[nodiscard]] virtual std::string_view name() const = 0;
+
+  // Begins to send `data` to rank `to` (of the group); ordered per peer; zero bytes are a message
+  // too. `data` must live until the transfer is done. A transport whose library cannot cancel a send
+  // (MPI) may read it after a cancel; the owner of the group then keeps the memory.
+  [[nodiscard]] virtual Transfer send(int to, Tag tag, ConstBytes data) = 0;
+
+  // Moves what can be moved without waiting and delivers what arrived to the group's mailbox; true
+  // when anything moved.
+  virtual bool progress() = 0;
+
+  // Why this transport can carry no more (a peer died or left), or nothing while all is well. Slow
+  // (system calls): asked a few times a second, by those who have waited long.
+  virtual std::optional<std::string> failure() = 0;
+
+  // Whether an arrival rings the bell of a sleeping process. If not, sleeps are kept short.
+  [[nodiscard]] virtual bool rings_bell() const = 0;
+};
+
+}  // namespace quoit

@@ -1,0 +1,95 @@
+"""The ``torch.distributed`` backend ``"quoit"``: registration, and nothing that connects."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from quoit import launch
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+DEVICES = ["cpu"]
+
+
+def register() -> None:
+    """Makes ``"quoit"`` known to ``torch.distributed``. Safe to call more than once."""
+    import torch.distributed as dist
+
+    from quoit import rendezvous
+
+    if not dist.is_available() or hasattr(dist.Backend, "QUOIT"):
+        return
+    dist.Backend.register_backend("quoit", _create, extended_api=True, devices=DEVICES)
+    rendezvous.install()
+
+
+def autoload() -> None:
+    """For torch's entry point ``torch.backends``, which runs inside ``import torch``.
+
+    A failure here would break ``import torch`` itself, so it is reported and nothing else: the
+    backend then appears at ``import quoit``, with the full error.
+    """
+    try:
+        register()
+    except Exception as error:
+        print(f"quoit: its torch backend was not registered ({error})", file=sys.stderr)
+
+
+def _create(options: Any, _group_options: Any) -> dist.Backend:
+    """Makes the backend of one group; torch calls it on the members only."""
+    from quoit import _build, _core
+
+    module = _build.load_c10d()
+    _core.watch_signals()
+    started_by = launch.detect()
+    library = launch.find_mpi_library(started_by) if started_by is not None else None
+    _end_in_order()
+    backend: dist.Backend = module.create(
+        options.store,
+        options.group_rank,
+        options.group_size,
+        _seconds(options.timeout),
+        library or "",
+        started_by.size if started_by is not None else 0,
+    )
+    return backend
+
+
+def _seconds(timeout: timedelta) -> float:
+    """torch's timeout, unless it is torch's default and QUOIT_TIMEOUT_S says something else."""
+    from torch.distributed.constants import default_pg_timeout
+
+    chosen = os.environ.get("QUOIT_TIMEOUT_S")
+    if chosen and timeout == default_pg_timeout:
+        return float(chosen)
+    return timeout.total_seconds()
+
+
+_exit_registered = False
+
+
+def _end_in_order() -> None:
+    """At exit: leave the groups, stop the engine's threads, end MPI if quoit began it."""
+    global _exit_registered
+    if not _exit_registered:
+        atexit.register(_at_exit)
+        _exit_registered = True
+
+
+def _at_exit() -> None:
+    import torch.distributed as dist
+
+    from quoit import _core
+
+    # A program that ends by an exception must not wait for ranks that may be waiting for it.
+    failed = getattr(sys, "last_exc", None) is not None or getattr(sys, "last_value", None) is not None
+    if dist.is_initialized() and not failed:
+        dist.destroy_process_group()
+    _core.stop()
+    if not failed:
+        _core.mpi_finalize()

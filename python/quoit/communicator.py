@@ -1,0 +1,315 @@
+"""The collectives on NumPy arrays, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from quoit import _core
+
+Array = NDArray[Any]
+ReduceOp = Literal["SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"]
+Rendezvous = Callable[[str], list[str]]
+
+ANY_SOURCE = -1
+
+
+class Work:
+    """Handle on an operation in flight. Keep it until :meth:`wait` returned."""
+
+    def __init__(self, native: _core.Work) -> None:
+        self._native = native
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Returns when the operation is over, driving it meanwhile.
+
+        timeout: seconds; None waits as long as the group's own timeout allows. Raises
+        `quoit.TimeoutError` when it passes, and whatever the operation failed with.
+        """
+        self._native.wait(timeout or 0.0)
+
+    def done(self) -> bool:
+        """Whether :meth:`wait` would return at once."""
+        return self._native.done()
+
+    @property
+    def source(self) -> int:
+        """Who sent, after a finished receive."""
+        return self._native.source
+
+
+class Communicator:
+    """A group of ranks that communicate NumPy arrays.
+
+    Every method takes C-contiguous arrays of one dtype and works in place where it says so. With
+    ``async_op=True`` it returns a :class:`Work` at once; otherwise it returns when this rank's part
+    is done. All ranks make the same calls in the same order. Methods raise `quoit.UsageError` (a
+    ValueError) for calls that are wrong or that differ between ranks, `quoit.TransportError` when a
+    rank died or left, `quoit.TimeoutError` when time ran out.
+
+    bfloat16 and float8 arrays, which NumPy lacks, are passed as uint16 / uint8 with
+    ``dtype="bfloat16"`` / ``"float8"``.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        rendezvous: Rendezvous,
+        *,
+        timeout: float | None = None,
+        transport: str | None = None,
+        algorithm: str | None = None,
+    ) -> None:
+        """Joins the group; collective over its `size` ranks.
+
+        rendezvous: gives this rank's text and returns everybody's, by rank; called a few times. Over
+            mpi4py: ``comm.allgather``. timeout: seconds, of this call and of every operation (default
+            1800, or QUOIT_TIMEOUT_S). transport: "auto", "shm" or "mpi". algorithm: "auto",
+            "direct", "ring" or "hierarchy".
+        """
+        from quoit import launch
+
+        options = _core.ConnectOptions()
+        if timeout is not None:
+            options.timeout = timeout
+        if transport is not None:
+            options.transport = transport
+        if algorithm is not None:
+            options.algorithm = algorithm
+        started_by = launch.detect()
+        if started_by is not None:
+            options.mpi_library = launch.find_mpi_library(started_by) or ""
+            options.mpi_size = started_by.size
+        _core.watch_signals()
+        self._native = _core.connect(rank, size, rendezvous, options)
+
+    @classmethod
+    def from_mpi4py(cls, comm: Any, *, timeout: float | None = None) -> Communicator:
+        """The group of an mpi4py communicator, which is used to meet and not afterwards."""
+        return cls(comm.Get_rank(), comm.Get_size(), comm.allgather, timeout=timeout)
+
+    @classmethod
+    def threads(cls, hosts: Sequence[str], **options: Any) -> list[Communicator]:
+        """One communicator per rank for threads of this process; rank r lives on ``hosts[r]``.
+
+        For tests: ranks on one host share memory, others exchange messages. Options as for the
+        constructor, except transport.
+        """
+        native = _core.ConnectOptions()
+        for name, value in options.items():
+            setattr(native, name, value)
+        world = []
+        for communicator in _core.connect_threads(list(hosts), native):
+            rank = cls.__new__(cls)
+            rank._native = communicator
+            world.append(rank)
+        return world
+
+    @property
+    def rank(self) -> int:
+        """This process's rank, 0 <= rank < size."""
+        return self._native.rank
+
+    @property
+    def size(self) -> int:
+        """How many ranks the group has."""
+        return self._native.size
+
+    def route(self, peer: int) -> str:
+        """Name of the transport that reaches `peer`: "shm", "mpi", "loopback" or "self"."""
+        return self._native.route(peer)
+
+    def close(self) -> None:
+        """Leaves the group; what is in flight fails."""
+        self._native.close()
+
+    def abort(self, why: str = "aborted by the program") -> None:
+        """Fails all pending and later operations, here and on the other ranks."""
+        self._native.abort(why)
+
+    def all_reduce(
+        self,
+        array: Array,
+        op: ReduceOp = "SUM",
+        *,
+        out: Array | None = None,
+        factor: float = 1.0,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Reduces `array` over all ranks, in place or into `out` of the same shape.
+
+        op: AVG divides by the number of ranks (integers truncate towards zero); PREMUL_SUM
+        multiplies every input by `factor` first. Sums run in rank order, and all ranks get the same
+        bits.
+        """
+        target = array if out is None else out
+        return self._run(
+            self._native.all_reduce, array, target, _name(array, dtype, op), op, factor, wait=not async_op, timeout=timeout
+        )
+
+    def reduce(
+        self,
+        array: Array,
+        root: int,
+        op: ReduceOp = "SUM",
+        *,
+        out: Array | None = None,
+        factor: float = 1.0,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """As :meth:`all_reduce`, but only `root` receives; the others' `out` is left alone."""
+        target = array if out is None else out
+        return self._run(
+            self._native.reduce, array, target, _name(array, dtype, op), op, factor, root, wait=not async_op, timeout=timeout
+        )
+
+    def broadcast(
+        self,
+        array: Array,
+        root: int,
+        *,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Copies `root`'s array into everybody's, which has the same shape."""
+        return self._run(self._native.broadcast, array, _name(array, dtype), root, wait=not async_op, timeout=timeout)
+
+    def reduce_scatter(
+        self,
+        blocks: Sequence[Array],
+        out: Array,
+        op: ReduceOp = "SUM",
+        *,
+        factor: float = 1.0,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
+        return self._run(
+            self._native.reduce_scatter, list(blocks), out, _name(out, dtype, op), op, factor, wait=not async_op, timeout=timeout
+        )
+
+    def all_gather(
+        self,
+        array: Array,
+        outs: Sequence[Array],
+        *,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
+        return self._run(
+            self._native.all_gather, array, list(outs), _name(array, dtype), wait=not async_op, timeout=timeout
+        )
+
+    def all_to_all(
+        self,
+        ins: Sequence[Array],
+        outs: Sequence[Array],
+        *,
+        uneven: bool = False,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Copies ``ins[r]`` into ``outs[self.rank]`` of rank r.
+
+        uneven: whether block sizes may differ anywhere; the same on all ranks.
+        """
+        return self._run(
+            self._native.all_to_all,
+            list(ins),
+            list(outs),
+            _name(ins[0], dtype),
+            uneven,
+            wait=not async_op,
+            timeout=timeout,
+        )
+
+    def gather(
+        self,
+        array: Array,
+        outs: Sequence[Array] | None,
+        root: int,
+        *,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Copies rank r's `array` into ``outs[r]`` of `root`; the others pass None."""
+        return self._run(
+            self._native.gather, array, list(outs or ()), _name(array, dtype), root, wait=not async_op, timeout=timeout
+        )
+
+    def scatter(
+        self,
+        ins: Sequence[Array] | None,
+        out: Array,
+        root: int,
+        *,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Copies ``ins[r]`` of `root` into the `out` of rank r; the others pass None."""
+        return self._run(
+            self._native.scatter, list(ins or ()), out, _name(out, dtype), root, wait=not async_op, timeout=timeout
+        )
+
+    def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
+        """Returns when all ranks have called it."""
+        return self._run(self._native.barrier, wait=not async_op, timeout=timeout)
+
+    def send(
+        self,
+        array: Array,
+        to: int,
+        tag: int = 0,
+        *,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Sends a message; messages match by (sender, tag >= 0), in order."""
+        return self._run(self._native.send, array, _name(array, dtype), to, tag, wait=not async_op, timeout=timeout)
+
+    def recv(
+        self,
+        array: Array,
+        source: int = ANY_SOURCE,
+        tag: int = 0,
+        *,
+        dtype: str | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Work:
+        """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
+        return self._run(self._native.recv, array, _name(array, dtype), source, tag, wait=not async_op, timeout=timeout)
+
+    @staticmethod
+    def _run(start: Callable[..., _core.Work], *arguments: Any, wait: bool, timeout: float | None) -> Work:
+        work = Work(start(*arguments, not wait, timeout or 0.0))
+        if wait:
+            work.wait()
+        return work
+
+
+def _name(array: Array, dtype: str | None, op: ReduceOp = "SUM") -> str:
+    """The runtime's name of an element type; complex numbers travel as pairs of floats."""
+    if dtype is not None:
+        return dtype
+    name = str(array.dtype)
+    real = {"complex64": "float32", "complex128": "float64"}.get(name, name)
+    if real != name and op not in ("SUM", "AVG", "PREMUL_SUM"):
+        raise _core.UsageError(f"{op} has no meaning for {name}: use SUM, AVG or PREMUL_SUM")
+    return real
