@@ -21,7 +21,7 @@ BOOTSTRAP := tools/bootstrap.sh
 
 # Folders are listed too: their time changes when a file comes or goes.
 SOURCES := $(shell find csrc python cmake -not -path '*/__pycache__*') CMakeLists.txt pyproject.toml
-CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 TEXT = README.md CHANGELOG.md CONTRIBUTING.md csrc python tests bench examples docs tools
 DEMO_MPI := $(if $(shell command -v mpirun),,.mpi/mpich/installed)
 

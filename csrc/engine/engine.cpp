@@ -3,8 +3,6 @@
 #include <pthread.h>
 #include <sched.h>
 
-#include <cstring>
-
 namespace quoit {
 namespace {
 
@@ -27,33 +25,6 @@ void pause_cpu() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
-}
-
-std::string message_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    return e.what();
-  } catch (...) {
-    return "unknown error";
-  }
-}
-
-// The same error, of the same kind, that says who was doing what.
-std::exception_ptr explain(const std::exception_ptr& error, const std::string& prefix) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const UsageError& e) {
-    return std::make_exception_ptr(UsageError(prefix + e.what()));
-  } catch (const TimeoutError& e) {
-    return std::make_exception_ptr(TimeoutError(prefix + e.what()));
-  } catch (const std::exception& e) {
-    return std::make_exception_ptr(TransportError(prefix + e.what()));
-  }
-}
-
-std::string prefix_of(const Group& group, const Call& call) {
-  return text("[quoit ", group.where(), "] ", describe(call), ": ");
 }
 
 }  // namespace
@@ -286,127 +257,6 @@ void Engine::run_background() {
       }
     }
     lock.lock();
-  }
-}
-
-bool Engine::sweep() {
-  bool moved = false;
-  for (std::size_t i = 0; i < groups_.size(); ++i)
-    if (groups_[i]->busy()) moved |= advance(*groups_[i]);
-  return moved;
-}
-
-bool Engine::advance(Group& group) {
-  bool moved = group.progress();
-  while (!group.ordered_.empty()) {
-    Job& job = group.ordered_.front();
-    moved |= job.flow.step();
-    if (!job.flow.done()) break;
-    if (auto error = job.flow.error()) {
-      fail_first(group, job, error);
-      return true;
-    }
-    finish(job, nullptr);
-    group.ordered_.pop_front();
-  }
-  for (auto job = group.free_.begin(); job != group.free_.end();) {
-    moved |= job->flow.step();
-    if (!job->flow.done()) {
-      ++job;
-      continue;
-    }
-    auto error = job->flow.error();
-    finish(*job, error ? explain(error, prefix_of(group, job->work->call())) : nullptr);
-    job = group.free_.erase(job);
-  }
-  return moved;
-}
-
-void Engine::finish(Job& job, std::exception_ptr error) {
-  if (!error) {
-    try {
-      job.work->run_epilogue();
-    } catch (...) {
-      error = std::current_exception();
-    }
-  }
-  in_flight_.fetch_sub(1);
-  for (auto& then : job.work->finish(std::move(error))) callbacks_.run(std::move(then));
-  finished_.push_back(std::move(job.work));
-  if (bystanders_.load() > 0) completed_.notify_all();
-}
-
-// A collective failed here: the others cannot complete it either.
-void Engine::fail_first(Group& group, Job& culprit, std::exception_ptr error) {
-  auto explained = explain(error, prefix_of(group, culprit.work->call()));
-  const std::string why = message_of(explained);
-  group.failed_.push_back(culprit.work);
-  finish(culprit, std::move(explained));
-  group.ordered_.pop_front();
-  fail(group, why);
-}
-
-void Engine::fail(Group& group, const std::string& why) {
-  group.broken_ = why;
-  group.announce_fault(why);
-  const auto error = std::make_exception_ptr(TransportError(why));
-  for (Job& job : group.ordered_) {
-    group.failed_.push_back(job.work);
-    finish(job, error);
-  }
-  group.ordered_.clear();
-  for (Job& job : group.free_) {
-    group.failed_.push_back(job.work);
-    finish(job, error);
-  }
-  group.free_.clear();
-}
-
-void Engine::patrol(bool thorough) {
-  for (std::size_t i = 0; i < groups_.size(); ++i) {
-    Group& group = *groups_[i];
-    if (!group.busy()) continue;
-    auto why = group.failure(thorough);
-    if (!why && thorough && !group.ordered_.empty()) why = group.departed(Group::kAnyone);
-    if (why) {
-      const Call& call = group.ordered_.empty() ? group.free_.front().work->call()
-                                                : group.ordered_.front().work->call();
-      fail(group, prefix_of(group, call) + *why);
-      continue;
-    }
-    const auto late = [&](Job& job) {
-      return std::make_exception_ptr(TimeoutError(text(
-          prefix_of(group, job.work->call()), "timed out waiting for ", job.flow.awaited(),
-          ". Is that rank still running, and does it make the same call? Raise the timeout (init_process_group(timeout=...) or "
-          "QUOIT_TIMEOUT_S) if it is only slow")));
-    };
-    if (!group.ordered_.empty() && group.ordered_.front().work->deadline().passed()) {
-      Job& job = group.ordered_.front();
-      const auto error = late(job);
-      group.failed_.push_back(job.work);
-      finish(job, error);
-      group.ordered_.pop_front();
-      fail(group, message_of(error));
-      continue;
-    }
-    // A point-to-point failure is nobody else's.
-    for (auto job = group.free_.begin(); job != group.free_.end();) {
-      std::exception_ptr error;
-      const Call& call = job->work->call();
-      if (job->work->deadline().passed()) {
-        error = late(*job);
-      } else if (thorough && call.root >= 0) {
-        if (const auto why = group.departed(call.root))
-          error = std::make_exception_ptr(TransportError(prefix_of(group, call) + *why));
-      }
-      if (!error) {
-        ++job;
-        continue;
-      }
-      group.failed_.push_back(job->work);
-      finish(*job, std::move(error));
-      job = group.free_.erase(job);
-    }
   }
 }
 
