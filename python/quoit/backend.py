@@ -87,7 +87,9 @@ def _at_exit() -> None:
     from quoit import _core
 
     # A program that ends by an exception must not wait for ranks that may be waiting for it.
-    failed = getattr(sys, "last_exc", None) is not None or getattr(sys, "last_value", None) is not None
+    failed = (
+        getattr(sys, "last_exc", None) is not None or getattr(sys, "last_value", None) is not None
+    )
     if dist.is_initialized() and not failed:
         dist.destroy_process_group()
     _core.stop()

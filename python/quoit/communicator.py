@@ -65,10 +65,10 @@ class Communicator:
     ) -> None:
         """Joins the group; collective over its `size` ranks.
 
-        rendezvous: gives this rank's text and returns everybody's, by rank; called a few times. Over
-            mpi4py: ``comm.allgather``. timeout: seconds, of this call and of every operation (default
-            1800, or QUOIT_TIMEOUT_S). transport: "auto", "shm" or "mpi". algorithm: "auto",
-            "direct", "ring" or "hierarchy".
+        rendezvous: gives this rank's text and returns everybody's, by rank; called a few times.
+            Over mpi4py: ``comm.allgather``.
+        timeout: seconds, of this call and of every operation (default 1800, or QUOIT_TIMEOUT_S).
+        transport: "auto", "shm" or "mpi". algorithm: "auto", "direct", "ring" or "hierarchy".
         """
         from quoit import launch
 
@@ -149,7 +149,14 @@ class Communicator:
         """
         target = array if out is None else out
         return self._run(
-            self._native.all_reduce, array, target, _name(array, dtype, op), op, factor, wait=not async_op, timeout=timeout
+            self._native.all_reduce,
+            array,
+            target,
+            _name(array, dtype, op),
+            op,
+            factor,
+            wait=not async_op,
+            timeout=timeout,
         )
 
     def reduce(
@@ -167,7 +174,15 @@ class Communicator:
         """As :meth:`all_reduce`, but only `root` receives; the others' `out` is left alone."""
         target = array if out is None else out
         return self._run(
-            self._native.reduce, array, target, _name(array, dtype, op), op, factor, root, wait=not async_op, timeout=timeout
+            self._native.reduce,
+            array,
+            target,
+            _name(array, dtype, op),
+            op,
+            factor,
+            root,
+            wait=not async_op,
+            timeout=timeout,
         )
 
     def broadcast(
@@ -180,7 +195,14 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies `root`'s array into everybody's, which has the same shape."""
-        return self._run(self._native.broadcast, array, _name(array, dtype), root, wait=not async_op, timeout=timeout)
+        return self._run(
+            self._native.broadcast,
+            array,
+            _name(array, dtype),
+            root,
+            wait=not async_op,
+            timeout=timeout,
+        )
 
     def reduce_scatter(
         self,
@@ -195,7 +217,14 @@ class Communicator:
     ) -> Work:
         """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
         return self._run(
-            self._native.reduce_scatter, list(blocks), out, _name(out, dtype, op), op, factor, wait=not async_op, timeout=timeout
+            self._native.reduce_scatter,
+            list(blocks),
+            out,
+            _name(out, dtype, op),
+            op,
+            factor,
+            wait=not async_op,
+            timeout=timeout,
         )
 
     def all_gather(
@@ -209,7 +238,12 @@ class Communicator:
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
         return self._run(
-            self._native.all_gather, array, list(outs), _name(array, dtype), wait=not async_op, timeout=timeout
+            self._native.all_gather,
+            array,
+            list(outs),
+            _name(array, dtype),
+            wait=not async_op,
+            timeout=timeout,
         )
 
     def all_to_all(
@@ -248,7 +282,13 @@ class Communicator:
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` of `root`; the others pass None."""
         return self._run(
-            self._native.gather, array, list(outs or ()), _name(array, dtype), root, wait=not async_op, timeout=timeout
+            self._native.gather,
+            array,
+            list(outs or ()),
+            _name(array, dtype),
+            root,
+            wait=not async_op,
+            timeout=timeout,
         )
 
     def scatter(
@@ -263,7 +303,13 @@ class Communicator:
     ) -> Work:
         """Copies ``ins[r]`` of `root` into the `out` of rank r; the others pass None."""
         return self._run(
-            self._native.scatter, list(ins or ()), out, _name(out, dtype), root, wait=not async_op, timeout=timeout
+            self._native.scatter,
+            list(ins or ()),
+            out,
+            _name(out, dtype),
+            root,
+            wait=not async_op,
+            timeout=timeout,
         )
 
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
@@ -281,7 +327,15 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
-        return self._run(self._native.send, array, _name(array, dtype), to, tag, wait=not async_op, timeout=timeout)
+        return self._run(
+            self._native.send,
+            array,
+            _name(array, dtype),
+            to,
+            tag,
+            wait=not async_op,
+            timeout=timeout,
+        )
 
     def recv(
         self,
@@ -294,10 +348,20 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
-        return self._run(self._native.recv, array, _name(array, dtype), source, tag, wait=not async_op, timeout=timeout)
+        return self._run(
+            self._native.recv,
+            array,
+            _name(array, dtype),
+            source,
+            tag,
+            wait=not async_op,
+            timeout=timeout,
+        )
 
     @staticmethod
-    def _run(start: Callable[..., _core.Work], *arguments: Any, wait: bool, timeout: float | None) -> Work:
+    def _run(
+        start: Callable[..., _core.Work], *arguments: Any, wait: bool, timeout: float | None
+    ) -> Work:
         work = Work(start(*arguments, not wait, timeout or 0.0))
         if wait:
             work.wait()
