@@ -17,7 +17,8 @@ Ring ring_by_host(const Membership& us) {
   std::stable_sort(ring.ranks.begin(), ring.ranks.end(), [&](int a, int b) {
     return us.host_of[static_cast<std::size_t>(a)] < us.host_of[static_cast<std::size_t>(b)];
   });
-  ring.position = static_cast<int>(std::find(ring.ranks.begin(), ring.ranks.end(), us.rank) - ring.ranks.begin());
+  ring.position = static_cast<int>(std::find(ring.ranks.begin(), ring.ranks.end(), us.rank) -
+                                   ring.ranks.begin());
   return ring;
 }
 
@@ -26,21 +27,25 @@ Lanes lanes_over(const Membership& us) {
   for (std::size_t rank = 0; rank < us.host_of.size(); ++rank)
     hosts[us.host_of[rank]].push_back(static_cast<int>(rank));
   const std::vector<int>& here = hosts[us.host_of[static_cast<std::size_t>(us.rank)]];
-  const auto local = static_cast<std::size_t>(std::find(here.begin(), here.end(), us.rank) - here.begin());
+  const auto local =
+      static_cast<std::size_t>(std::find(here.begin(), here.end(), us.rank) - here.begin());
 
   Lanes lanes;
   lanes.count = static_cast<int>(us.host_of.size());
-  for (const auto& [host, ranks] : hosts) lanes.count = std::min(lanes.count, static_cast<int>(ranks.size()));
+  for (const auto& [host, ranks] : hosts)
+    lanes.count = std::min(lanes.count, static_cast<int>(ranks.size()));
   lanes.member = static_cast<int>(local) < lanes.count;
   if (!lanes.member) return lanes;
   for (const auto& [host, ranks] : hosts) lanes.ring.ranks.push_back(ranks[local]);
-  lanes.ring.position = static_cast<int>(
-      std::find(lanes.ring.ranks.begin(), lanes.ring.ranks.end(), us.rank) - lanes.ring.ranks.begin());
+  lanes.ring.position =
+      static_cast<int>(std::find(lanes.ring.ranks.begin(), lanes.ring.ranks.end(), us.rank) -
+                       lanes.ring.ranks.begin());
   return lanes;
 }
 
 bool equal_sizes(const std::vector<View>& views) {
-  return std::all_of(views.begin(), views.end(), [&](const View& v) { return v.count == views[0].count; });
+  return std::all_of(views.begin(), views.end(),
+                     [&](const View& v) { return v.count == views[0].count; });
 }
 
 // Copies the views of ring positions out of views by rank.
@@ -57,7 +62,8 @@ Algorithm algorithm_named(const std::string& name) {
   if (name == "direct") return Algorithm::Direct;
   if (name == "ring") return Algorithm::Ring;
   if (name == "hierarchy") return Algorithm::Hierarchy;
-  throw UsageError(text("algorithm '", name, "' is not known: choose auto, direct, ring or hierarchy"));
+  throw UsageError(
+      text("algorithm '", name, "' is not known: choose auto, direct, ring or hierarchy"));
 }
 
 Communicator::Communicator(Engine& engine, Membership membership)
@@ -70,27 +76,31 @@ Communicator::Communicator(Engine& engine, Membership membership)
       lanes_(lanes_over(us_)),
       hierarchy_(!one_host_ && (us_.algorithm == Algorithm::Hierarchy ||
                                 (us_.algorithm == Algorithm::Auto && lanes_.count > 1))) {
-  QUOIT_CHECK(us_.algorithm != Algorithm::Direct || one_host_, UsageError,
-              "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");
+  QUOIT_CHECK(
+      us_.algorithm != Algorithm::Direct || one_host_, UsageError,
+      "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");
   engine_.join(*this);
 }
 
 Communicator::~Communicator() { engine_.leave(*this); }
 
-Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduction, CallOptions options) {
+Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduction,
+                                              CallOptions options) {
   QUOIT_CHECK(in.count == out.count && in.dtype == out.dtype, UsageError, "all_reduce: input is ",
               name_of(in.dtype), "[", in.count, "], output is ", name_of(out.dtype), "[", out.count,
               "]: they must be alike");
   const ReduceStep step = step_of(in.dtype, reduction);
   const Call call = next_call(Op::AllReduce, in.dtype, in.count, -1, reduction.op);
   Board& board = us_.segment->board();
-  Task task = hierarchy_ ? hierarchical_all_reduce(board, *us_.network, lanes_, call, in, out, step, workspace_)
+  Task task = hierarchy_ ? hierarchical_all_reduce(board, *us_.network, lanes_, call, in, out, step,
+                                                   workspace_)
               : direct_  ? direct_all_reduce(board, call, in, out, step)
                          : ring_all_reduce(*us_.network, ring_, call, in, out, step, workspace_);
   return start(call, std::move(task), options, Engine::Order::InTurn);
 }
 
-Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction, int root, CallOptions options) {
+Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction, int root,
+                                          CallOptions options) {
   check_rank(root, "root");
   QUOIT_CHECK(rank() != root || (in.count == out.count && in.dtype == out.dtype), UsageError,
               "reduce: input is ", name_of(in.dtype), "[", in.count, "], output is ",
@@ -105,33 +115,35 @@ Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction
 Communicator::Handle Communicator::broadcast(View data, int root, CallOptions options) {
   check_rank(root, "root");
   const Call call = next_call(Op::Broadcast, data.dtype, data.count, root);
-  Task task = direct_ ? direct_broadcast(us_.segment->board(), call, data, root)
+  Task task = direct_                ? direct_broadcast(us_.segment->board(), call, data, root)
               : data.bytes() < kTree ? tree_broadcast(*us_.network, ring_, call, data, root)
                                      : chain_broadcast(*us_.network, ring_, call, data, root);
   return start(call, std::move(task), options, Engine::Order::InTurn);
 }
 
-Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out, Reduction reduction,
-                                                  CallOptions options) {
+Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out,
+                                                  Reduction reduction, CallOptions options) {
   check_views(in, out.dtype, "reduce_scatter input");
   const View& mine = in[static_cast<std::size_t>(rank())];
-  QUOIT_CHECK(mine.count == out.count, UsageError, "reduce_scatter: block ", rank(), " of the input has ",
-              mine.count, " elements, the output ", out.count, ": they must be alike");
+  QUOIT_CHECK(mine.count == out.count, UsageError, "reduce_scatter: block ", rank(),
+              " of the input has ", mine.count, " elements, the output ", out.count,
+              ": they must be alike");
   const ReduceStep step = step_of(out.dtype, reduction);
   std::size_t total = 0;
   for (const View& block : in) total += block.count;
   const Call call = next_call(Op::ReduceScatter, out.dtype, total, -1, reduction.op);
   Task task = direct_ ? direct_reduce_scatter(us_.segment->board(), call, std::move(in), out, step)
-                      : ring_reduce_scatter(*us_.network, ring_, call, in_ring_order(in, ring_), out,
-                                            step, workspace_);
+                      : ring_reduce_scatter(*us_.network, ring_, call, in_ring_order(in, ring_),
+                                            out, step, workspace_);
   return start(call, std::move(task), options, Engine::Order::InTurn);
 }
 
-Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs, CallOptions options) {
+Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
+                                              CallOptions options) {
   check_views(outs, in.dtype, "all_gather output");
   const View& mine = outs[static_cast<std::size_t>(rank())];
-  QUOIT_CHECK(mine.count == in.count, UsageError, "all_gather: output ", rank(), " has ", mine.count,
-              " elements, the input ", in.count, ": they must be alike");
+  QUOIT_CHECK(mine.count == in.count, UsageError, "all_gather: output ", rank(), " has ",
+              mine.count, " elements, the input ", in.count, ": they must be alike");
   std::size_t total = 0;
   for (const View& out : outs) total += out.count;
   const Call call = next_call(Op::AllGather, in.dtype, total);
@@ -140,8 +152,8 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs, C
   return start(call, std::move(task), options, Engine::Order::InTurn);
 }
 
-Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector<View> outs, bool uneven,
-                                              CallOptions options) {
+Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector<View> outs,
+                                              bool uneven, CallOptions options) {
   QUOIT_CHECK(!ins.empty(), UsageError, "all_to_all: got no input; give one block per rank");
   const DType dtype = ins[0].dtype;
   check_views(ins, dtype, "all_to_all input");
@@ -156,7 +168,8 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
   return start(call, std::move(task), options, Engine::Order::InTurn);
 }
 
-Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int root, CallOptions options) {
+Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int root,
+                                          CallOptions options) {
   check_rank(root, "root");
   if (rank() == root) {
     check_views(outs, in.dtype, "gather output");
@@ -169,7 +182,8 @@ Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int r
   return start(call, std::move(task), options, Engine::Order::InTurn);
 }
 
-Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int root, CallOptions options) {
+Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int root,
+                                           CallOptions options) {
   check_rank(root, "root");
   if (rank() == root) {
     check_views(ins, out.dtype, "scatter input");
@@ -184,7 +198,8 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
 
 Communicator::Handle Communicator::barrier(CallOptions options) {
   const Call call = next_call(Op::Barrier, DType::UInt8, 0);
-  Task task = direct_ ? direct_barrier(us_.segment->board(), call) : dissemination_barrier(*us_.network, call);
+  Task task = direct_ ? direct_barrier(us_.segment->board(), call)
+                      : dissemination_barrier(*us_.network, call);
   return start(call, std::move(task), options, Engine::Order::InTurn);
 }
 
@@ -217,7 +232,8 @@ std::optional<std::string> Communicator::departed(int peer) {
   for (int other = 0; other < size(); ++other) {
     if (us_.host_of[static_cast<std::size_t>(other)] != here) continue;
     if (us_.segment->left(position++) && (peer == kAnyone || peer == other))
-      return text("rank ", other, " left the group: it destroyed its process group, or its program ended");
+      return text("rank ", other,
+                  " left the group: it destroyed its process group, or its program ended");
   }
   return std::nullopt;
 }
@@ -247,7 +263,8 @@ Communicator::Handle Communicator::begin(const Call& call, CallOptions& options)
                                 std::move(options.epilogue));
 }
 
-Communicator::Handle Communicator::start(const Call& call, Task task, CallOptions& options, Engine::Order order) {
+Communicator::Handle Communicator::start(const Call& call, Task task, CallOptions& options,
+                                         Engine::Order order) {
   const Handle work = begin(call, options);
   engine_.submit(*this, work, std::move(task), order, options.mode);
   return work;
@@ -258,7 +275,8 @@ void Communicator::check_rank(int rank, const char* what) const {
               " does not exist: this group has ranks 0 to ", size() - 1);
 }
 
-void Communicator::check_views(const std::vector<View>& views, DType dtype, const char* what) const {
+void Communicator::check_views(const std::vector<View>& views, DType dtype,
+                               const char* what) const {
   QUOIT_CHECK(views.size() == static_cast<std::size_t>(size()), UsageError, what, ": got ",
               views.size(), " blocks; give one for each of the ", size(), " ranks");
   for (const View& view : views)

@@ -1,7 +1,7 @@
 #pragma once
 // A group of ranks and what they can do together. Every method starts an operation and returns a
-// handle; the operations of a group run in the order of the calls, the same on all ranks, except send
-// and recv, which run side by side with everything.
+// handle; the operations of a group run in the order of the calls, the same on all ranks, except
+// send and recv, which run side by side with everything.
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -22,8 +22,8 @@ Algorithm algorithm_named(const std::string& name);
 // What ranks found out about each other when the group was made.
 struct Membership {
   int rank = 0;
-  std::vector<std::string> host_names;  // by rank, as people know them
-  std::vector<int> host_of;             // by rank: equal numbers share memory
+  std::vector<std::string> host_names;      // by rank, as people know them
+  std::vector<int> host_of;                 // by rank: equal numbers share memory
   std::vector<std::shared_ptr<void>> keep;  // memory that the rest points into; freed last
   std::unique_ptr<HostSegment> segment;     // of the ranks on this host
   std::unique_ptr<Network> network;
@@ -33,10 +33,10 @@ struct Membership {
 
 // How to make one call.
 struct CallOptions {
-  Seconds timeout{0};                             // 0: the group's
+  Seconds timeout{0};  // 0: the group's
   Engine::Mode mode = Engine::Mode::Foreground;
-  std::shared_ptr<void> keep;                     // lives as long as the operation may touch memory
-  std::function<void()> epilogue;                 // see Work
+  std::shared_ptr<void> keep;      // lives as long as the operation may touch memory
+  std::function<void()> epilogue;  // see Work
 };
 
 class Communicator final : public Group {
@@ -59,17 +59,20 @@ class Communicator final : public Group {
   [[nodiscard]] std::string_view route(int peer) const { return us_.network->route(peer); }
 
   // `in` and `out` may be the same memory everywhere. Throws UsageError at once for what this rank
-  // alone can see to be wrong; what only the ranks together can see fails the handle, on all of them.
+  // alone can see to be wrong; what only the ranks together can see fails the handle, on all of
+  // them.
   Handle all_reduce(View in, View out, Reduction reduction, CallOptions options = {});
   Handle reduce(View in, View out, Reduction reduction, int root, CallOptions options = {});
   Handle broadcast(View data, int root, CallOptions options = {});
 
   // One view per rank, in rank order; sizes may differ as long as both sides agree.
-  Handle reduce_scatter(std::vector<View> in, View out, Reduction reduction, CallOptions options = {});
+  Handle reduce_scatter(std::vector<View> in, View out, Reduction reduction,
+                        CallOptions options = {});
   Handle all_gather(View in, std::vector<View> outs, CallOptions options = {});
 
   // `uneven` must be the same on all ranks: whether block sizes may differ anywhere.
-  Handle all_to_all(std::vector<View> ins, std::vector<View> outs, bool uneven, CallOptions options = {});
+  Handle all_to_all(std::vector<View> ins, std::vector<View> outs, bool uneven,
+                    CallOptions options = {});
 
   // outs / ins are empty on ranks other than `root`. Sizes are equal.
   Handle gather(View in, std::vector<View> outs, int root, CallOptions options = {});
@@ -104,10 +107,10 @@ class Communicator final : public Group {
 
   Engine& engine_;
   Membership us_;
-  bool one_host_;   // the board reaches everybody
-  bool direct_;     // and is to be used
+  bool one_host_;  // the board reaches everybody
+  bool direct_;    // and is to be used
   bool oversubscribed_;
-  Ring ring_;       // all ranks, hosts one after another
+  Ring ring_;  // all ranks, hosts one after another
   Lanes lanes_;
   bool hierarchy_;
   Workspace workspace_;

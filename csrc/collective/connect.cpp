@@ -20,12 +20,14 @@ struct Card {
   std::string host_name;
   std::string bell;
 
-  [[nodiscard]] std::string written() const { return host_identity + "\n" + host_name + "\n" + bell; }
+  [[nodiscard]] std::string written() const {
+    return host_identity + "\n" + host_name + "\n" + bell;
+  }
   static Card read(const std::string& said, std::size_t rank) {
     std::istringstream lines(said);
     Card card;
-    const bool whole = std::getline(lines, card.host_identity) && std::getline(lines, card.host_name) &&
-                       std::getline(lines, card.bell);
+    const bool whole = std::getline(lines, card.host_identity) &&
+                       std::getline(lines, card.host_name) && std::getline(lines, card.bell);
     QUOIT_CHECK(whole, TransportError, "rank ", rank, " sent '", said,
                 "' when meeting the others: do all ranks run the same version of quoit?");
     return card;
@@ -47,7 +49,8 @@ std::vector<int> number_hosts(const std::vector<std::string>& identities) {
   std::map<std::string, int> numbers;
   std::vector<int> host_of;
   for (const std::string& identity : identities)
-    host_of.push_back(numbers.try_emplace(identity, static_cast<int>(numbers.size())).first->second);
+    host_of.push_back(
+        numbers.try_emplace(identity, static_cast<int>(numbers.size())).first->second);
   return host_of;
 }
 
@@ -59,7 +62,8 @@ std::vector<int> all_ranks(std::size_t size) {
 
 void add_pipes(Membership& us, const std::vector<int>& local) {
   if (local.size() < 2) return;
-  us.network->add(std::make_unique<ShmTransport>(us.segment->pipes(), us.rank, us.network->mailbox()), local);
+  us.network->add(
+      std::make_unique<ShmTransport>(us.segment->pipes(), us.rank, us.network->mailbox()), local);
 }
 
 }  // namespace
@@ -77,8 +81,8 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   QUOIT_CHECK(size > 0 && rank >= 0 && rank < size, UsageError, "a group of ", size,
               " ranks has no rank ", rank);
   const auto& choice = options.transport;
-  QUOIT_CHECK(choice == "auto" || choice == "shm" || choice == "mpi", UsageError, "transport '", choice,
-              "' is not known: choose auto, shm or mpi");
+  QUOIT_CHECK(choice == "auto" || choice == "shm" || choice == "mpi", UsageError, "transport '",
+              choice, "' is not known: choose auto, shm or mpi");
   const Deadline deadline = Deadline::after(options.timeout);
   Membership us;
   us.rank = rank;
@@ -91,7 +95,8 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   if (choice == "mpi") identity += text("/", rank);
   std::vector<Card> cards;
   std::vector<std::string> identities;
-  for (const std::string& said : meet(Card{identity, host_name(), engine.bell_memory()->name()}.written()))
+  for (const std::string& said :
+       meet(Card{identity, host_name(), engine.bell_memory()->name()}.written()))
     cards.push_back(Card::read(said, cards.size()));
   for (const Card& card : cards) {
     identities.push_back(card.host_identity);
@@ -101,8 +106,8 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   HostSegment::Members members = members_of(us.host_of, rank);
   const bool several_hosts = members.ranks.size() < cards.size();
   QUOIT_CHECK(!several_hosts || choice != "shm", UnavailableError,
-              "QUOIT_TRANSPORT=shm, but the ranks are on several hosts (", us.host_names.front(), ", ",
-              us.host_names.back(), "): use 'auto'");
+              "QUOIT_TRANSPORT=shm, but the ranks are on several hosts (", us.host_names.front(),
+              ", ", us.host_names.back(), "): use 'auto'");
   MpiLibrary* mpi = nullptr;
   if (several_hosts) {
     QUOIT_CHECK(!options.mpi_library.empty(), UnavailableError, "rank 0 on ", us.host_names.front(),
@@ -113,15 +118,19 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
     if (!mpi->thread_multiple()) engine.forbid_background();
   }
 
-  // Second: the first rank of each host makes the memory they share; everybody says who it is in MPI.
+  // Second: the first rank of each host makes the memory they share; everybody says who it is in
+  // MPI.
   for (const int member : members.ranks) {
-    auto memory = member == rank ? nullptr : SharedMemory::open(cards[static_cast<std::size_t>(member)].bell);
+    auto memory =
+        member == rank ? nullptr : SharedMemory::open(cards[static_cast<std::size_t>(member)].bell);
     members.bells.push_back(memory ? reinterpret_cast<Bell*>(memory->data()) : &engine.bell());
     us.keep.push_back(std::move(memory));
   }
   const int first = members.ranks.front();
   std::shared_ptr<SharedMemory> memory;
-  if (rank == first) memory = SharedMemory::create(HostSegment::bytes(static_cast<int>(members.ranks.size())), "quoit-group");
+  if (rank == first)
+    memory = SharedMemory::create(HostSegment::bytes(static_cast<int>(members.ranks.size())),
+                                  "quoit-group");
   std::ostringstream offer;
   offer << (mpi ? mpi->world_rank() : -1) << " " << (memory ? memory->name() : "");
   std::vector<std::string> segments;
@@ -143,7 +152,8 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   return std::make_unique<Communicator>(engine, std::move(us));
 }
 
-std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts, const ConnectOptions& options) {
+std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts,
+                                        const ConnectOptions& options) {
   std::vector<ThreadRank> world(hosts.size());
   std::vector<Bell*> bells;
   for (ThreadRank& rank : world) {
@@ -165,10 +175,12 @@ std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts, c
     us.network->add(std::make_unique<LoopbackTransport>(wire, us.rank, us.network->mailbox()),
                     all_ranks(hosts.size()));
     HostSegment::Members members = members_of(host_of, us.rank);
-    for (const int member : members.ranks) members.bells.push_back(bells[static_cast<std::size_t>(member)]);
+    for (const int member : members.ranks)
+      members.bells.push_back(bells[static_cast<std::size_t>(member)]);
     auto& memory = memory_of[host_of[r]];
     if (!memory)
-      memory = SharedMemory::create(HostSegment::bytes(static_cast<int>(members.ranks.size())), "quoit-threads");
+      memory = SharedMemory::create(HostSegment::bytes(static_cast<int>(members.ranks.size())),
+                                    "quoit-threads");
     us.segment = std::make_unique<HostSegment>(memory, memory->data(), members);
     add_pipes(us, members.ranks);
     world[r].communicator = std::make_unique<Communicator>(*world[r].engine, std::move(us));

@@ -9,14 +9,14 @@
 
 namespace quoit {
 
-// Gives this rank's string and returns everybody's, by rank. May be called several times; blocks, and
-// has its own deadline. Made from a c10d Store, from MPI, from a file.
+// Gives this rank's string and returns everybody's, by rank. May be called several times; blocks,
+// and has its own deadline. Made from a c10d Store, from MPI, from a file.
 using Rendezvous = std::function<std::vector<std::string>(const std::string&)>;
 
 struct ConnectOptions {
-  Seconds timeout{1800};     // of every operation, and of connecting
-  std::string mpi_library;   // path of the launcher's libmpi; empty when not under mpirun
-  int mpi_size = 0;          // how many ranks that launcher started
+  Seconds timeout{1800};    // of every operation, and of connecting
+  std::string mpi_library;  // path of the launcher's libmpi; empty when not under mpirun
+  int mpi_size = 0;         // how many ranks that launcher started
 
   // Fills in what the environment says: QUOIT_TRANSPORT (auto, shm, mpi), QUOIT_ALGORITHM,
   // QUOIT_TIMEOUT_S. Arguments win over the environment.

@@ -19,7 +19,8 @@ View window(View view, std::size_t k, std::size_t span) {
   return view.at({begin, std::min(span, view.count - begin)});
 }
 
-// Rounds that carry `count` elements, `span` each; at least one, so that ranks always compare calls.
+// Rounds that carry `count` elements, `span` each; at least one, so that ranks always compare
+// calls.
 std::size_t rounds_for(std::size_t count, std::size_t span) {
   return std::max<std::size_t>(1, ceil_div(count, span));
 }
@@ -39,7 +40,8 @@ struct Blocks {
 
   // Where rank `holder` puts what is meant for rank `owner`.
   [[nodiscard]] std::byte* at(int owner, int holder, Board::Round round) const {
-    return board.payload(holder, round, Board::kSlot) + static_cast<std::size_t>(owner) * span * item;
+    return board.payload(holder, round, Board::kSlot) +
+           static_cast<std::size_t>(owner) * span * item;
   }
 
   // Puts round k of every part that is meant for somebody else.
@@ -57,7 +59,8 @@ struct Blocks {
 };
 
 // The skeleton of most collectives: `write(k, round)` fills this rank's slot, `read(k, round)` uses
-// the others'. A rank publishes one round ahead of the one it reads, so that nobody waits for a copy.
+// the others'. A rank publishes one round ahead of the one it reads, so that nobody waits for a
+// copy.
 template <class Write, class Read>
 Task run_rounds(Board& board, const Call& call, std::size_t rounds, Write write, Read read) {
   const auto publish = [&](std::size_t k) {
@@ -119,19 +122,24 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
     co_await contributions;
     const Slice mine = Slice{0, from.count}.piece(n, static_cast<std::size_t>(me));
     for (std::size_t r = 0; r < n; ++r)
-      inputs[r] = static_cast<int>(r) == me
-                      ? from.at(mine).data
-                      : board.payload(static_cast<int>(r), staged, Board::kSlot) + mine.begin * item;
+      inputs[r] =
+          static_cast<int>(r) == me
+              ? from.at(mine).data
+              : board.payload(static_cast<int>(r), staged, Board::kSlot) + mine.begin * item;
     std::byte* const shared = board.payload(me, board.next(), Board::kSlot);
-    if (receives) reduce(in.dtype, step, inputs, to.at(mine).data, shared, mine.count);
-    else reduce(in.dtype, step, inputs, shared, nullptr, mine.count);
+    if (receives)
+      reduce(in.dtype, step, inputs, to.at(mine).data, shared, mine.count);
+    else
+      reduce(in.dtype, step, inputs, shared, nullptr, mine.count);
     const Board::Round reduced = board.publish(call);
     for (std::size_t d = 1; d < n; ++d) {
       const int peer = static_cast<int>((static_cast<std::size_t>(me) + d) % n);
       Published result(board, reduced, peer, peer + 1);
       co_await result;
       const Slice theirs = Slice{0, from.count}.piece(n, static_cast<std::size_t>(peer));
-      if (receives) copy_bytes(board.payload(peer, reduced, Board::kSlot), to.at(theirs).data, theirs.count * item);
+      if (receives)
+        copy_bytes(board.payload(peer, reduced, Board::kSlot), to.at(theirs).data,
+                   theirs.count * item);
     }
     staged = ahead;
     if (k + 2 < rounds) ahead = stage(k + 2);
@@ -149,7 +157,8 @@ Task direct_reduce(Board& board, Call call, View in, View out, ReduceStep step, 
   return all_reduce_rounds(board, call, in, out, step, root);
 }
 
-Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View out, ReduceStep step) {
+Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View out,
+                           ReduceStep step) {
   const int me = board.rank();
   const Blocks blocks(board, out.dtype);
   std::vector<const std::byte*> inputs(in.size());

@@ -15,8 +15,10 @@ Task direct_all_reduce(Board& board, Call call, View in, View out, ReduceStep st
 // As all_reduce, but only `root` writes `out`.
 Task direct_reduce(Board& board, Call call, View in, View out, ReduceStep step, int root);
 
-// Block i of `in` (by rank; sizes may differ, the same on all ranks) is reduced into rank i's `out`.
-Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View out, ReduceStep step);
+// Block i of `in` (by rank; sizes may differ, the same on all ranks) is reduced into rank i's
+// `out`.
+Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View out,
+                           ReduceStep step);
 
 // outs[i] receives rank i's `in`; sizes may differ, known to all.
 Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs);

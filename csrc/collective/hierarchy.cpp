@@ -20,7 +20,8 @@ Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Call call,
   // Only the ring divides: the average is over all ranks of all hosts.
   co_await direct_reduce_scatter(board, call, parts, mine, {step.op, step.factor, 1});
   if (lanes.member) {
-    const ReduceStep across{step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0, step.divide_by};
+    const ReduceStep across{step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0,
+                            step.divide_by};
     co_await ring_all_reduce(net, lanes.ring, call, mine, mine, across, workspace);
   }
   co_await direct_all_gather(board, call, mine, shards);

@@ -7,8 +7,8 @@
 
 namespace quoit {
 
-// How the ranks of a group lie on hosts. Lane l is made of the l-th rank of every host; there are as
-// many lanes as the smallest host has ranks. Ranks beyond the lanes only contribute and receive.
+// How the ranks of a group lie on hosts. Lane l is made of the l-th rank of every host; there are
+// as many lanes as the smallest host has ranks. Ranks beyond the lanes only contribute and receive.
 struct Lanes {
   int count = 1;
   bool member = false;  // whether this rank is in a lane

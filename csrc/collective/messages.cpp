@@ -13,11 +13,14 @@ void copy_view(View from, View to) {
   if (from.count > 0 && from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
 }
 
-View of_rank(const std::vector<View>& views, int rank) { return views[static_cast<std::size_t>(rank)]; }
+View of_rank(const std::vector<View>& views, int rank) {
+  return views[static_cast<std::size_t>(rank)];
+}
 
 // Where in the ring `root` stands.
 int position_of(const Ring& ring, int root) {
-  return static_cast<int>(std::find(ring.ranks.begin(), ring.ranks.end(), root) - ring.ranks.begin());
+  return static_cast<int>(std::find(ring.ranks.begin(), ring.ranks.end(), root) -
+                          ring.ranks.begin());
 }
 
 }  // namespace
@@ -119,7 +122,8 @@ Task ring_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceSt
   copy_view(data.at(mine), out.at(mine));
   for (int i = 0; i < ring.size(); ++i) {
     if (i == ring.position) continue;
-    Transfer arrived = net.recv(ring.rank_at(i), kCollectiveTag, out.at(chunks[static_cast<std::size_t>(i)]).raw());
+    Transfer arrived = net.recv(ring.rank_at(i), kCollectiveTag,
+                                out.at(chunks[static_cast<std::size_t>(i)]).raw());
     co_await arrived;
   }
 }

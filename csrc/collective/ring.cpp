@@ -10,10 +10,11 @@ namespace {
 
 constexpr std::size_t kSegment = 512 * 1024;  // bytes on the wire at a time
 
-// Runs the hops of a pass. `out` and `in` say where a hop's slices lie; `arrive` says what happens to
-// one that has come.
+// Runs the hops of a pass. `out` and `in` say where a hop's slices lie; `arrive` says what happens
+// to one that has come.
 template <class Out, class In, class Arrive>
-Task run_pass(Network& net, const Ring& ring, std::vector<Hop> hops, Out out, In in, Arrive arrive) {
+Task run_pass(Network& net, const Ring& ring, std::vector<Hop> hops, Out out, In in,
+              Arrive arrive) {
   std::array<std::optional<Exchange>, kInFlight> flight;
   for (std::size_t i = 0; i < hops.size() + kInFlight; ++i) {
     const std::size_t slot = i % kInFlight;
@@ -54,22 +55,26 @@ Task reduce_pass(Network& net, const Ring& ring, View data, const std::vector<Sl
   co_await run_pass(net, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_slot, add);
 }
 
-// Copies a rank's own input to where the ring will reduce it; PREMUL_SUM scales it on the way, and is
-// a plain sum from there on.
+// Copies a rank's own input to where the ring will reduce it; PREMUL_SUM scales it on the way, and
+// is a plain sum from there on.
 ReduceStep load(View in, View out, ReduceStep step) {
   const std::array<const std::byte*, 1> input{in.data};
-  if (step.op == ReduceOp::PremulSum) reduce(in.dtype, step, input, out.data, nullptr, in.count);
-  else if (in.data != out.data && in.count > 0) std::memcpy(out.data, in.data, in.bytes());
+  if (step.op == ReduceOp::PremulSum)
+    reduce(in.dtype, step, input, out.data, nullptr, in.count);
+  else if (in.data != out.data && in.count > 0)
+    std::memcpy(out.data, in.data, in.bytes());
   return {step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0, step.divide_by};
 }
 
 // The all-gather pass: pass finished chunks on until everybody has all.
-Task gather_pass(Network& net, const Ring& ring, View data, const std::vector<Slice>& chunks, int first) {
+Task gather_pass(Network& net, const Ring& ring, View data, const std::vector<Slice>& chunks,
+                 int first) {
   const std::size_t max_segment = std::max<std::size_t>(1, kSegment / size_of(data.dtype));
   const auto in_data = [data](Slice s) { return data.at(s).raw(); };
   const auto in_place = [data](Slice s, std::size_t) { return data.at(s).raw(); };
   const auto nothing = [](const Hop&, std::size_t) {};
-  co_await run_pass(net, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_place, nothing);
+  co_await run_pass(net, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_place,
+                    nothing);
 }
 
 }  // namespace
@@ -92,7 +97,8 @@ std::vector<Hop> plan_pass(const Ring& ring, const std::vector<Slice>& chunks, i
 std::vector<Slice> equal_chunks(std::size_t count, int ranks) {
   std::vector<Slice> chunks;
   for (int i = 0; i < ranks; ++i)
-    chunks.push_back(Slice{0, count}.piece(static_cast<std::size_t>(ranks), static_cast<std::size_t>(i)));
+    chunks.push_back(
+        Slice{0, count}.piece(static_cast<std::size_t>(ranks), static_cast<std::size_t>(i)));
   return chunks;
 }
 

@@ -9,9 +9,7 @@ constexpr std::array<std::string_view, 11> kOpNames{
     "all_reduce", "broadcast", "all_gather", "reduce_scatter", "all_to_all", "gather",
     "scatter",    "reduce",    "barrier",    "send",           "recv"};
 
-bool reduces(Op op) {
-  return op == Op::AllReduce || op == Op::ReduceScatter || op == Op::Reduce;
-}
+bool reduces(Op op) { return op == Op::AllReduce || op == Op::ReduceScatter || op == Op::Reduce; }
 
 bool rooted(Op op) {
   return op == Op::Broadcast || op == Op::Gather || op == Op::Scatter || op == Op::Reduce;
@@ -37,7 +35,8 @@ std::string describe(const Call& call) {
 
 std::string describe_mismatch(int peer, const Call& theirs, const Call& mine) {
   return text("ranks disagree: rank ", peer, " called ", describe(theirs), ", this rank called ",
-              describe(mine), ". All ranks of a group must make the same calls in the same order, "
+              describe(mine),
+              ". All ranks of a group must make the same calls in the same order, "
               "with the same dtype, size, reduce op and root");
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// What a rank says it is doing. A Call rides on every round and on the first hop of every collective,
-// so that ranks which disagree find out instead of exchanging garbage.
+// What a rank says it is doing. A Call rides on every round and on the first hop of every
+// collective, so that ranks which disagree find out instead of exchanging garbage.
 #include <string>
 
 #include "core/types.h"
@@ -8,8 +8,17 @@
 namespace quoit {
 
 enum class Op : std::uint8_t {
-  AllReduce, Broadcast, AllGather, ReduceScatter, AllToAll, Gather, Scatter, Reduce, Barrier,
-  Send, Recv,
+  AllReduce,
+  Broadcast,
+  AllGather,
+  ReduceScatter,
+  AllToAll,
+  Gather,
+  Scatter,
+  Reduce,
+  Barrier,
+  Send,
+  Recv,
 };
 std::string_view name_of(Op op);
 
@@ -20,7 +29,8 @@ struct Call {
   Op op = Op::Barrier;
   DType dtype = DType::UInt8;
   ReduceOp reduce = ReduceOp::Sum;
-  std::uint8_t unused[5] = {};  // keeps the struct free of padding: it is compared as bytes on the wire
+  std::uint8_t unused[5] =
+      {};  // keeps the struct free of padding: it is compared as bytes on the wire
 
   friend bool operator==(const Call&, const Call&) = default;
 };

@@ -18,8 +18,8 @@ class Deadline {
     Deadline deadline;
     // A year is "for ever", and keeps the arithmetic of the clock from overflowing.
     constexpr Seconds kLongest{365.0 * 24 * 3600};
-    deadline.at_ = Clock::now() +
-                   std::chrono::duration_cast<Clock::duration>(std::min(timeout, kLongest));
+    deadline.at_ =
+        Clock::now() + std::chrono::duration_cast<Clock::duration>(std::min(timeout, kLongest));
     return deadline;
   }
 

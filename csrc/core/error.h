@@ -1,6 +1,6 @@
 #pragma once
-// The errors of Quoit. Each maps to one Python exception; each message says what was asked, what was
-// found and what to do. Destructors and progress loops never throw.
+// The errors of Quoit. Each maps to one Python exception; each message says what was asked, what
+// was found and what to do. Destructors and progress loops never throw.
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -47,8 +47,10 @@ std::string text(const Parts&... parts) {
 
 }  // namespace quoit
 
-// QUOIT_CHECK(count > 0, UsageError, "count is ", count): throws the error when the condition fails.
-#define QUOIT_CHECK(condition, ErrorType, ...)                                         \
-  do {                                                                                 \
-    if (!(condition)) [[unlikely]] throw ::quoit::ErrorType(::quoit::text(__VA_ARGS__)); \
+// QUOIT_CHECK(count > 0, UsageError, "count is ", count): throws the error when the condition
+// fails.
+#define QUOIT_CHECK(condition, ErrorType, ...)              \
+  do {                                                      \
+    if (!(condition)) [[unlikely]]                          \
+      throw ::quoit::ErrorType(::quoit::text(__VA_ARGS__)); \
   } while (false)

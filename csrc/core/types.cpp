@@ -11,9 +11,19 @@ struct DTypeFacts {
 };
 
 constexpr std::array<DTypeFacts, kDTypes> kDTypeFacts{{
-    {"float64", 8}, {"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"float8", 1},
-    {"int8", 1},    {"int16", 2},   {"int32", 4},   {"int64", 8},
-    {"uint8", 1},   {"uint16", 2},  {"uint32", 4},  {"uint64", 8},
+    {"float64", 8},
+    {"float32", 4},
+    {"float16", 2},
+    {"bfloat16", 2},
+    {"float8", 1},
+    {"int8", 1},
+    {"int16", 2},
+    {"int32", 4},
+    {"int64", 8},
+    {"uint8", 1},
+    {"uint16", 2},
+    {"uint32", 4},
+    {"uint64", 8},
     {"bool", 1},
 }};
 

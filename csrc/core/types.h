@@ -13,12 +13,22 @@ namespace quoit {
 using Bytes = std::span<std::byte>;
 using ConstBytes = std::span<const std::byte>;
 
-// Element types. Complex numbers travel as pairs of their real type; every float8 format is moved as
-// bytes and never reduced.
+// Element types. Complex numbers travel as pairs of their real type; every float8 format is moved
+// as bytes and never reduced.
 enum class DType : std::uint8_t {
-  Float64, Float32, Float16, BFloat16, Float8,
-  Int8, Int16, Int32, Int64,
-  UInt8, UInt16, UInt32, UInt64,
+  Float64,
+  Float32,
+  Float16,
+  BFloat16,
+  Float8,
+  Int8,
+  Int16,
+  Int32,
+  Int64,
+  UInt8,
+  UInt16,
+  UInt32,
+  UInt64,
   Bool,
 };
 inline constexpr int kDTypes = 14;

@@ -8,8 +8,8 @@
 
 namespace quoit {
 
-// Threads that run callbacks. A callback may block on a later one, so there is always an idle thread
-// to take the next: the pool grows when all are busy, and never shrinks.
+// Threads that run callbacks. A callback may block on a later one, so there is always an idle
+// thread to take the next: the pool grows when all are busy, and never shrinks.
 class Callbacks {
  public:
   Callbacks() = default;

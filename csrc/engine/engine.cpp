@@ -8,14 +8,14 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kSpin = 100us;             // waiting caller, a core each
-constexpr auto kYield = 500us;            // waiting caller, more ranks than cores
-constexpr auto kBackgroundSpin = 20us;    // background thread: the caller computes meanwhile
-constexpr auto kLongestNap = 20ms;        // when arrivals ring the bell
-constexpr auto kPollNap = 50us;           // when they do not
-constexpr auto kPatrol = 1ms;             // deadlines and faults
-constexpr auto kThoroughPatrol = 100ms;   // dead peers
-constexpr auto kCheck = 20ms;             // the waiting caller's own deadline, Ctrl-C
+constexpr auto kSpin = 100us;            // waiting caller, a core each
+constexpr auto kYield = 500us;           // waiting caller, more ranks than cores
+constexpr auto kBackgroundSpin = 20us;   // background thread: the caller computes meanwhile
+constexpr auto kLongestNap = 20ms;       // when arrivals ring the bell
+constexpr auto kPollNap = 50us;          // when they do not
+constexpr auto kPatrol = 1ms;            // deadlines and faults
+constexpr auto kThoroughPatrol = 100ms;  // dead peers
+constexpr auto kCheck = 20ms;            // the waiting caller's own deadline, Ctrl-C
 
 std::atomic<bool> forked_child{false};
 
@@ -74,8 +74,10 @@ class Engine::Patience {
   }
 
   void idle() {
-    if (crowded_) ::sched_yield();
-    else pause_cpu();
+    if (crowded_)
+      ::sched_yield();
+    else
+      pause_cpu();
     if (!crowded_ && ++polls_ % 32 != 0) return;
     const auto now = Clock::now();
     if (since_ == Clock::time_point{}) {
@@ -131,9 +133,10 @@ Engine& Engine::process() {
     ::pthread_atfork(nullptr, nullptr, [] { forked_child = true; });
     return new Engine;
   }();
-  QUOIT_CHECK(!forked_child, UsageError,
-              "a forked child process cannot use its parent's process group: start workers with the "
-              "'spawn' method, or call init_process_group after forking");
+  QUOIT_CHECK(
+      !forked_child, UsageError,
+      "a forked child process cannot use its parent's process group: start workers with the "
+      "'spawn' method, or call init_process_group after forking");
   return *engine;
 }
 
@@ -145,7 +148,9 @@ void Engine::join(Group& group) {
 void Engine::leave(Group& group) {
   if (forked_child) return;
   const Turn turn(*this);
-  if (group.busy()) fail(group, text("[quoit ", group.where(), "] the process group was destroyed while work was in flight"));
+  if (group.busy())
+    fail(group, text("[quoit ", group.where(),
+                     "] the process group was destroyed while work was in flight"));
   std::erase(groups_, &group);
 }
 
@@ -155,7 +160,8 @@ void Engine::abort(Group& group, const std::string& why) {
 }
 
 void Engine::submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode) {
-  QUOIT_CHECK(!forked_child, UsageError, "a forked child process cannot use its parent's process group");
+  QUOIT_CHECK(!forked_child, UsageError,
+              "a forked child process cannot use its parent's process group");
   {
     const Turn turn(*this);
     QUOIT_CHECK(group.broken_.empty(), TransportError, group.broken_);
@@ -196,8 +202,10 @@ void Engine::wait(Work& work, Deadline deadline) {
         Turn turn(*this);
         Patience patience(*this, turn, Mode::Foreground);
         while (!work.done() && !patience.check_due()) {
-          if (sweep()) patience.moved();
-          else patience.idle();
+          if (sweep())
+            patience.moved();
+          else
+            patience.idle();
           turn.give_way();
         }
       } else {
@@ -251,8 +259,10 @@ void Engine::run_background() {
       Turn turn(*this);
       Patience patience(*this, turn, Mode::Background);
       for (unsigned polls = 0; useful() && polls < 4096; ++polls) {
-        if (sweep()) patience.moved();
-        else if (useful()) patience.idle();
+        if (sweep())
+          patience.moved();
+        else if (useful())
+          patience.idle();
         turn.give_way();
       }
     }

@@ -41,8 +41,8 @@ class Engine {
   void abort(Group& group, const std::string& why);
 
   enum class Order {
-    InTurn,    // after all earlier ones of the group (collectives)
-    AtOnce,    // side by side with everything (point-to-point)
+    InTurn,  // after all earlier ones of the group (collectives)
+    AtOnce,  // side by side with everything (point-to-point)
   };
   enum class Mode {
     Foreground,  // the caller waits at once
@@ -52,11 +52,12 @@ class Engine {
   // Starts `task` as soon as its turn comes. Throws the group's first failure if it has failed.
   void submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode);
 
-  // Returns when `work` is done, driving meanwhile. Throws what the work failed with, or TimeoutError
-  // at `deadline` (the work then goes on until its own deadline).
+  // Returns when `work` is done, driving meanwhile. Throws what the work failed with, or
+  // TimeoutError at `deadline` (the work then goes on until its own deadline).
   void wait(Work& work, Deadline deadline = {});
 
-  // For work that nobody will wait() for but whose future somebody has: keeps the background thread on.
+  // For work that nobody will wait() for but whose future somebody has: keeps the background thread
+  // on.
   void drive_in_background();
 
   // Called every 50 ms or so by threads that wait; may throw to end the wait (Ctrl-C).
@@ -84,11 +85,11 @@ class Engine {
 
   std::shared_ptr<SharedMemory> bell_memory_;
   std::mutex driving_;
-  std::vector<Group*> groups_;                        // guarded by driving_
-  std::vector<std::shared_ptr<Work>> finished_;       // guarded by driving_; freed outside it
-  Clock::time_point looked_{};                        // guarded by driving_: last thorough patrol
-  std::atomic<int> wanted_{0};                        // threads that want driving_ now
-  std::atomic<int> waiters_{0};                       // threads inside wait()
+  std::vector<Group*> groups_;                   // guarded by driving_
+  std::vector<std::shared_ptr<Work>> finished_;  // guarded by driving_; freed outside it
+  Clock::time_point looked_{};                   // guarded by driving_: last thorough patrol
+  std::atomic<int> wanted_{0};                   // threads that want driving_ now
+  std::atomic<int> waiters_{0};                  // threads inside wait()
   std::atomic<int> in_flight_{0};
 
   std::mutex idle_mutex_;

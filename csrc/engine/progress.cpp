@@ -1,4 +1,5 @@
-// What a driver does in one go: move bytes, step coroutines, end what is done, fail what cannot go on.
+// What a driver does in one go: move bytes, step coroutines, end what is done, fail what cannot go
+// on.
 #include <utility>
 
 #include "engine/engine.h"
@@ -121,10 +122,11 @@ void Engine::patrol(bool thorough) {
       continue;
     }
     const auto late = [&](Job& job) {
-      return std::make_exception_ptr(TimeoutError(text(
-          prefix_of(group, job.work->call()), "timed out waiting for ", job.flow.awaited(),
-          ". Is that rank still running, and does it make the same call? Raise the timeout (init_process_group(timeout=...) or "
-          "QUOIT_TIMEOUT_S) if it is only slow")));
+      return std::make_exception_ptr(TimeoutError(
+          text(prefix_of(group, job.work->call()), "timed out waiting for ", job.flow.awaited(),
+               ". Is that rank still running, and does it make the same call? Raise the timeout "
+               "(init_process_group(timeout=...) or "
+               "QUOIT_TIMEOUT_S) if it is only slow")));
     };
     if (!group.ordered_.empty() && group.ordered_.front().work->deadline().passed()) {
       Job& job = group.ordered_.front();

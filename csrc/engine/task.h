@@ -1,6 +1,6 @@
 #pragma once
-// Coroutines. A collective is written as straight-line code that co_awaits what it must wait for; the
-// engine steps many of them side by side.
+// Coroutines. A collective is written as straight-line code that co_awaits what it must wait for;
+// the engine steps many of them side by side.
 #include <coroutine>
 #include <exception>
 #include <type_traits>

@@ -32,8 +32,9 @@ class Work {
   [[nodiscard]] int source() const { return source_; }
   void set_source(int rank) { source_ = rank; }
 
-  // Runs `then` once the work is done: at once if it is done already, otherwise on a thread made for
-  // callbacks, never on one that others need for progress; `then` may itself wait for other work.
+  // Runs `then` once the work is done: at once if it is done already, otherwise on a thread made
+  // for callbacks, never on one that others need for progress; `then` may itself wait for other
+  // work.
   void when_done(std::function<void()> then);
 
   // For the engine.

@@ -23,8 +23,9 @@ DType dtype_named(const std::string& name) {
 ReduceOp op_named(const std::string& name) {
   for (int i = 0; i < kReduceOps; ++i)
     if (name_of(static_cast<ReduceOp>(i)) == name) return static_cast<ReduceOp>(i);
-  throw UsageError(text("reduce op '", name,
-                        "' is not known: choose SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR or PREMUL_SUM"));
+  throw UsageError(
+      text("reduce op '", name,
+           "' is not known: choose SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR or PREMUL_SUM"));
 }
 
 // Buffers of one call, pinned until the operation is over; freed with the interpreter's lock held.
@@ -41,7 +42,8 @@ class Pinned {
     return view;
   }
 
-  std::vector<View> views(const std::vector<py::buffer>& buffers, const std::string& dtype, bool writable) {
+  std::vector<View> views(const std::vector<py::buffer>& buffers, const std::string& dtype,
+                          bool writable) {
     std::vector<View> all;
     for (const py::buffer& buffer : buffers) all.push_back(view(buffer, dtype, writable));
     return all;
@@ -55,7 +57,10 @@ class Pinned {
           const py::gil_scoped_acquire gil;
           delete infos;
         });
-    return {Seconds(timeout), background ? Engine::Mode::Background : Engine::Mode::Foreground, std::move(keep), {}};
+    return {Seconds(timeout),
+            background ? Engine::Mode::Background : Engine::Mode::Foreground,
+            std::move(keep),
+            {}};
   }
 
  private:
@@ -74,8 +79,8 @@ struct PyWork {
   std::shared_ptr<Engine> keep;
 };
 
-// Ctrl-C reaches a thread that waits in here. Makes the engine, so not called at import: a process that
-// only imports quoit may still fork.
+// Ctrl-C reaches a thread that waits in here. Makes the engine, so not called at import: a process
+// that only imports quoit may still fork.
 void watch_signals() {
   Engine::process().set_interrupt([] {
     const py::gil_scoped_acquire gil;
@@ -86,10 +91,12 @@ void watch_signals() {
 using Buffers = std::vector<py::buffer>;
 
 template <class Start>
-PyWork start(PyCommunicator& self, Pinned& pinned, bool background, double timeout, Start start_call) {
+PyWork start(PyCommunicator& self, Pinned& pinned, bool background, double timeout,
+             Start start_call) {
   CallOptions options = pinned.options(background, timeout);
   const py::gil_scoped_release unlocked;
-  return {start_call(*self.communicator, std::move(options)), &self.communicator->engine(), self.engine};
+  return {start_call(*self.communicator, std::move(options)), &self.communicator->engine(),
+          self.engine};
 }
 
 void bind_communicator(py::module_& m) {
@@ -98,7 +105,8 @@ void bind_communicator(py::module_& m) {
       .def(
           "wait",
           [](const PyWork& self, double timeout) {
-            self.engine->wait(*self.work, timeout > 0 ? Deadline::after(Seconds(timeout)) : Deadline());
+            self.engine->wait(*self.work,
+                              timeout > 0 ? Deadline::after(Seconds(timeout)) : Deadline());
           },
           py::arg("timeout") = 0.0, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("source", [](const PyWork& self) { return self.work->source(); });
@@ -106,13 +114,18 @@ void bind_communicator(py::module_& m) {
   py::class_<PyCommunicator>(m, "Communicator", "A group of ranks; see quoit.Communicator.")
       .def_property_readonly("rank", [](const PyCommunicator& c) { return c.communicator->rank(); })
       .def_property_readonly("size", [](const PyCommunicator& c) { return c.communicator->size(); })
-      .def("route", [](const PyCommunicator& c, int peer) { return std::string(c.communicator->route(peer)); })
-      .def("abort", [](PyCommunicator& c, const std::string& why) { c.communicator->abort(why); },
-           py::call_guard<py::gil_scoped_release>())
-      .def("close", [](PyCommunicator& c) { c.communicator.reset(); }, py::call_guard<py::gil_scoped_release>())
+      .def("route", [](const PyCommunicator& c,
+                       int peer) { return std::string(c.communicator->route(peer)); })
+      .def(
+          "abort", [](PyCommunicator& c, const std::string& why) { c.communicator->abort(why); },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "close", [](PyCommunicator& c) { c.communicator.reset(); },
+          py::call_guard<py::gil_scoped_release>())
       .def("all_reduce",
-           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out, const std::string& dtype,
-              const std::string& op, double factor, bool background, double timeout) {
+           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out,
+              const std::string& dtype, const std::string& op, double factor, bool background,
+              double timeout) {
              Pinned pinned;
              const View from = pinned.view(in, dtype, false);
              const View to = pinned.view(out, dtype, true);
@@ -122,8 +135,9 @@ void bind_communicator(py::module_& m) {
              });
            })
       .def("reduce",
-           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out, const std::string& dtype,
-              const std::string& op, double factor, int root, bool background, double timeout) {
+           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out,
+              const std::string& dtype, const std::string& op, double factor, int root,
+              bool background, double timeout) {
              Pinned pinned;
              const View from = pinned.view(in, dtype, false);
              const View to = pinned.view(out, dtype, true);
@@ -142,8 +156,9 @@ void bind_communicator(py::module_& m) {
              });
            })
       .def("reduce_scatter",
-           [](PyCommunicator& self, const Buffers& in, const py::buffer& out, const std::string& dtype,
-              const std::string& op, double factor, bool background, double timeout) {
+           [](PyCommunicator& self, const Buffers& in, const py::buffer& out,
+              const std::string& dtype, const std::string& op, double factor, bool background,
+              double timeout) {
              Pinned pinned;
              auto from = pinned.views(in, dtype, false);
              const View to = pinned.view(out, dtype, true);
@@ -153,8 +168,8 @@ void bind_communicator(py::module_& m) {
              });
            })
       .def("all_gather",
-           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs, const std::string& dtype,
-              bool background, double timeout) {
+           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs,
+              const std::string& dtype, bool background, double timeout) {
              Pinned pinned;
              const View from = pinned.view(in, dtype, false);
              auto to = pinned.views(outs, dtype, true);
@@ -163,8 +178,8 @@ void bind_communicator(py::module_& m) {
              });
            })
       .def("all_to_all",
-           [](PyCommunicator& self, const Buffers& ins, const Buffers& outs, const std::string& dtype,
-              bool uneven, bool background, double timeout) {
+           [](PyCommunicator& self, const Buffers& ins, const Buffers& outs,
+              const std::string& dtype, bool uneven, bool background, double timeout) {
              Pinned pinned;
              auto from = pinned.views(ins, dtype, false);
              auto to = pinned.views(outs, dtype, true);
@@ -173,8 +188,8 @@ void bind_communicator(py::module_& m) {
              });
            })
       .def("gather",
-           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs, const std::string& dtype,
-              int root, bool background, double timeout) {
+           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs,
+              const std::string& dtype, int root, bool background, double timeout) {
              Pinned pinned;
              const View from = pinned.view(in, dtype, false);
              auto to = pinned.views(outs, dtype, true);
@@ -183,8 +198,8 @@ void bind_communicator(py::module_& m) {
              });
            })
       .def("scatter",
-           [](PyCommunicator& self, const Buffers& ins, const py::buffer& out, const std::string& dtype,
-              int root, bool background, double timeout) {
+           [](PyCommunicator& self, const Buffers& ins, const py::buffer& out,
+              const std::string& dtype, int root, bool background, double timeout) {
              Pinned pinned;
              auto from = pinned.views(ins, dtype, false);
              const View to = pinned.view(out, dtype, true);
@@ -199,16 +214,16 @@ void bind_communicator(py::module_& m) {
                           [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
            })
       .def("send",
-           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int to, Tag tag,
-              bool background, double timeout) {
+           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int to,
+              Tag tag, bool background, double timeout) {
              Pinned pinned;
              const View view = pinned.view(data, dtype, false);
              return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.send(view, to, tag, std::move(o));
              });
            })
-      .def("recv", [](PyCommunicator& self, const py::buffer& into, const std::string& dtype, int from,
-                      Tag tag, bool background, double timeout) {
+      .def("recv", [](PyCommunicator& self, const py::buffer& into, const std::string& dtype,
+                      int from, Tag tag, bool background, double timeout) {
         Pinned pinned;
         const View view = pinned.view(into, dtype, true);
         return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
@@ -218,7 +233,8 @@ void bind_communicator(py::module_& m) {
 }
 
 void bind_connect(py::module_& m) {
-  py::class_<ConnectOptions>(m, "ConnectOptions", "How a group is made; defaults from the environment.")
+  py::class_<ConnectOptions>(m, "ConnectOptions",
+                             "How a group is made; defaults from the environment.")
       .def(py::init(&ConnectOptions::from_environment))
       .def_property(
           "timeout", [](const ConnectOptions& o) { return o.timeout.count(); },
@@ -251,17 +267,21 @@ void bind_connect(py::module_& m) {
   m.def(
       "mpi_all_gather_strings",
       [](const std::string& library, const std::string& said, int expected_size, double timeout) {
-        return MpiLibrary::load(library, expected_size).all_gather_strings(said, Deadline::after(Seconds(timeout)));
+        return MpiLibrary::load(library, expected_size)
+            .all_gather_strings(said, Deadline::after(Seconds(timeout)));
       },
       py::arg("library"), py::arg("text"), py::arg("expected_size") = 0, py::arg("timeout") = 300.0,
       py::call_guard<py::gil_scoped_release>(), "Everybody's text, by rank of MPI_COMM_WORLD.");
   m.def(
       "mpi_version", [](const std::string& library) { return MpiLibrary::load(library).version(); },
       py::arg("library") = "", py::call_guard<py::gil_scoped_release>());
-  m.def("mpi_finalize", [] { MpiLibrary::load("").finalize(); }, py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "mpi_finalize", [] { MpiLibrary::load("").finalize(); },
+      py::call_guard<py::gil_scoped_release>());
   m.def("watch_signals", &watch_signals, "Makes waits inside the engine notice Ctrl-C.");
-  m.def("stop", [] { Engine::process().stop(); }, py::call_guard<py::gil_scoped_release>(),
-        "Ends the engine's threads; called when the interpreter exits.");
+  m.def(
+      "stop", [] { Engine::process().stop(); }, py::call_guard<py::gil_scoped_release>(),
+      "Ends the engine's threads; called when the interpreter exits.");
 }
 
 // quoit.UsageError is a ValueError too, and so on: code that knows only the builtins catches them.
@@ -303,6 +323,8 @@ PYBIND11_MODULE(_core, m) {
   quoit::bind_errors(m);
   quoit::bind_communicator(m);
   quoit::bind_connect(m);
-  m.def("isa", [] { return std::string(quoit::name_of(quoit::isa_in_use())); }, "Instruction set of the kernels.");
+  m.def(
+      "isa", [] { return std::string(quoit::name_of(quoit::isa_in_use())); },
+      "Instruction set of the kernels.");
   m.def("host_identity", &quoit::host_identity, "Equal for processes that can share memory.");
 }

@@ -20,6 +20,7 @@ PYBIND11_MODULE(_c10d, m) {
         }
       },
       py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("timeout"),
-      py::arg("mpi_library") = "", py::arg("mpi_size") = 0, py::call_guard<py::gil_scoped_release>(),
+      py::arg("mpi_library") = "", py::arg("mpi_size") = 0,
+      py::call_guard<py::gil_scoped_release>(),
       "Makes the backend of one group; collective over its members. `timeout` in seconds.");
 }

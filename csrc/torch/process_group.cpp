@@ -6,7 +6,8 @@ namespace {
 using c10d::OpType;
 
 // Everybody's string by way of torch's store: rank r writes "quoit/ROUND/r".
-Rendezvous through_store(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, Seconds timeout) {
+Rendezvous through_store(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+                         Seconds timeout) {
   return [=, round = 0](const std::string& mine) mutable {
     const auto key = [round](int r) { return text("quoit/", round, "/", r); };
     store->set(key(rank), std::vector<uint8_t>(mine.begin(), mine.end()));
@@ -17,9 +18,11 @@ Rendezvous through_store(const c10::intrusive_ptr<c10d::Store>& store, int rank,
       try {
         store->wait({key(r)}, std::max(left, std::chrono::milliseconds(1)));
       } catch (const std::exception& e) {
-        throw TimeoutError(text("rank ", rank, " of ", size, " waited ", timeout.count(), " s for rank ", r,
-                                " to join the process group: was it started, and did it get as far as "
-                                "init_process_group? (", e.what(), ")"));
+        throw TimeoutError(
+            text("rank ", rank, " of ", size, " waited ", timeout.count(), " s for rank ", r,
+                 " to join the process group: was it started, and did it get as far as "
+                 "init_process_group? (",
+                 e.what(), ")"));
       }
       const std::vector<uint8_t> said = store->get(key(r));
       all.emplace_back(said.begin(), said.end());
@@ -34,26 +37,37 @@ Reduction reduction_of(const c10d::ReduceOp& op, const at::Tensor& tensor) {
   QUOIT_CHECK(!tensor.is_complex() || c10d::isComplexViewAsRealAllowed(op), UsageError,
               "this reduce op has no meaning for complex tensors: use SUM, AVG or PREMUL_SUM");
   switch (op.op_) {
-    case c10d::ReduceOp::SUM: return {ReduceOp::Sum};
-    case c10d::ReduceOp::AVG: return {ReduceOp::Avg};
-    case c10d::ReduceOp::PRODUCT: return {ReduceOp::Product};
-    case c10d::ReduceOp::MIN: return {ReduceOp::Min};
-    case c10d::ReduceOp::MAX: return {ReduceOp::Max};
-    case c10d::ReduceOp::BAND: return {ReduceOp::Band};
-    case c10d::ReduceOp::BOR: return {ReduceOp::Bor};
-    case c10d::ReduceOp::BXOR: return {ReduceOp::Bxor};
+    case c10d::ReduceOp::SUM:
+      return {ReduceOp::Sum};
+    case c10d::ReduceOp::AVG:
+      return {ReduceOp::Avg};
+    case c10d::ReduceOp::PRODUCT:
+      return {ReduceOp::Product};
+    case c10d::ReduceOp::MIN:
+      return {ReduceOp::Min};
+    case c10d::ReduceOp::MAX:
+      return {ReduceOp::Max};
+    case c10d::ReduceOp::BAND:
+      return {ReduceOp::Band};
+    case c10d::ReduceOp::BOR:
+      return {ReduceOp::Bor};
+    case c10d::ReduceOp::BXOR:
+      return {ReduceOp::Bxor};
     case c10d::ReduceOp::PREMUL_SUM: {
       const auto* factor = dynamic_cast<const c10d::PreMulSumSupplement*>(op.supplement_.get());
       QUOIT_CHECK(factor != nullptr, UsageError, "PREMUL_SUM without its factor");
-      return {ReduceOp::PremulSum,
-              factor->tensor_factor.defined() ? factor->tensor_factor.item<double>() : factor->double_factor};
+      return {ReduceOp::PremulSum, factor->tensor_factor.defined()
+                                       ? factor->tensor_factor.item<double>()
+                                       : factor->double_factor};
     }
-    default: throw UsageError("this reduce op is not known to quoit");
+    default:
+      throw UsageError("this reduce op is not known to quoit");
   }
 }
 
 const at::Tensor& only(const std::vector<at::Tensor>& tensors, const char* what) {
-  QUOIT_CHECK(tensors.size() == 1, UsageError, what, ": got ", tensors.size(), " tensors, expected one");
+  QUOIT_CHECK(tensors.size() == 1, UsageError, what, ": got ", tensors.size(),
+              " tensors, expected one");
   return tensors.front();
 }
 
@@ -69,8 +83,8 @@ auto translated(Body body) {
 
 }  // namespace
 
-ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
-                                     const ConnectOptions& options)
+ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                                     int size, const ConnectOptions& options)
     : Backend(rank, size),
       options_(c10::make_intrusive<Options>(
           "quoit", std::chrono::duration_cast<std::chrono::milliseconds>(options.timeout))),
@@ -100,8 +114,9 @@ void ProcessGroupQuoit::abort() {
 void ProcessGroupQuoit::shutdown() { communicator_.reset(); }
 
 template <class Start>
-Communicator::Handle ProcessGroupQuoit::start(const Operands& operands, std::chrono::milliseconds timeout,
-                                              bool background, Start start_call) {
+Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
+                                              std::chrono::milliseconds timeout, bool background,
+                                              Start start_call) {
   CallOptions options;
   if (timeout > kNoTimeout) options.timeout = timeout;
   options.mode = background ? Engine::Mode::Background : Engine::Mode::Foreground;
@@ -110,12 +125,13 @@ Communicator::Handle ProcessGroupQuoit::start(const Operands& operands, std::chr
   return start_call(communicator(), std::move(options));
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(std::vector<Communicator::Handle> parts, OpType type,
-                                                      Tensors outputs) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(std::vector<Communicator::Handle> parts,
+                                                      OpType type, Tensors outputs) {
   return c10::make_intrusive<WorkQuoit>(communicator_, std::move(parts), type, std::move(outputs));
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors,
+                                                       const c10d::BroadcastOptions& opts) {
   return translated([&] {
     Operands operands;
     const int root = static_cast<int>(opts.rootRank);
@@ -128,7 +144,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors, const c
   });
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
+                                                       const c10d::AllreduceOptions& opts) {
   return translated([&] {
     Operands operands;
     const View data = operands.in_place(only(tensors, "all_reduce"), "all_reduce: tensor");
@@ -140,23 +157,25 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors, const c
   });
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(Tensors& tensors,
-                                                                 const c10d::AllreduceCoalescedOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
+    Tensors& tensors, const c10d::AllreduceCoalescedOptions& opts) {
   return translated([&] {
     std::vector<Communicator::Handle> parts;
     for (const at::Tensor& tensor : tensors) {
       Operands operands;
       const Reduction reduction = reduction_of(opts.reduceOp, tensor);
       const View data = operands.in_place(tensor, "all_reduce_coalesced: tensor");
-      parts.push_back(start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-        return c.all_reduce(data, data, reduction, std::move(o));
-      }));
+      parts.push_back(
+          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+            return c.all_reduce(data, data, reduction, std::move(o));
+          }));
     }
     return hand_out(std::move(parts), OpType::ALLREDUCE_COALESCED, tensors);
   });
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
+                                                    const c10d::ReduceOptions& opts) {
   return translated([&] {
     Operands operands;
     const View data = operands.in_place(only(tensors, "reduce"), "reduce: tensor");
@@ -168,7 +187,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors, const c10d
   });
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& outputs,
+                                                       Tensors& inputs,
                                                        const c10d::AllgatherOptions& opts) {
   return allgather_coalesced(outputs, inputs, opts);
 }
@@ -181,40 +201,40 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output,
 }
 
 // outputs[i] is the list, by rank, for inputs[i].
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
-                                                                 const c10d::AllgatherOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
+    std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
   return translated([&] {
-    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather: got ", inputs.size(), " inputs and ",
-                outputs.size(), " lists of outputs: give one list for each input");
+    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather: got ", inputs.size(),
+                " inputs and ", outputs.size(), " lists of outputs: give one list for each input");
     std::vector<Communicator::Handle> parts;
     Tensors flat;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       Operands operands;
       const View in = operands.input(inputs[i], "all_gather: input");
       const std::vector<View> outs = operands.outputs(outputs[i], "all_gather: output");
-      parts.push_back(start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-        return c.all_gather(in, outs, std::move(o));
-      }));
+      parts.push_back(start(
+          operands, opts.timeout, opts.asyncOp,
+          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
       flat.insert(flat.end(), outputs[i].begin(), outputs[i].end());
     }
     return hand_out(std::move(parts), OpType::ALLGATHER, std::move(flat));
   });
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
-                                                                             const c10d::AllgatherOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
+    Tensors& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
   return translated([&] {
-    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather_into_tensor: got ", inputs.size(),
-                " inputs and ", outputs.size(), " outputs");
+    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather_into_tensor: got ",
+                inputs.size(), " inputs and ", outputs.size(), " outputs");
     std::vector<Communicator::Handle> parts;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       Operands operands;
       const View in = operands.input(inputs[i], "all_gather_into_tensor: input");
       const auto outs = operands.output_parts(outputs[i], static_cast<std::size_t>(size_),
                                               "all_gather_into_tensor: output");
-      parts.push_back(start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-        return c.all_gather(in, outs, std::move(o));
-      }));
+      parts.push_back(start(
+          operands, opts.timeout, opts.asyncOp,
+          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
     }
     return hand_out(std::move(parts), OpType::_ALLGATHER_BASE, outputs);
   });
@@ -229,7 +249,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& output
     std::vector<View> outs;
     Tensors results;
     if (rank_ == root) {
-      QUOIT_CHECK(outputs.size() == 1, UsageError, "gather: the root must pass one list of outputs");
+      QUOIT_CHECK(outputs.size() == 1, UsageError,
+                  "gather: the root must pass one list of outputs");
       results = outputs.front();
       outs = operands.outputs(results, "gather: output");
     }
@@ -258,12 +279,13 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
   });
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
-                                                            const c10d::ReduceScatterOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
+    Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
     QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: expected one list of inputs");
     Operands operands;
-    const View out = operands.output(only(outputs, "reduce_scatter: output"), "reduce_scatter: output");
+    const View out =
+        operands.output(only(outputs, "reduce_scatter: output"), "reduce_scatter: output");
     const std::vector<View> ins = operands.inputs(inputs.front(), "reduce_scatter: input");
     const Reduction reduction = reduction_of(opts.reduceOp, outputs.front());
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
@@ -273,8 +295,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(Tensors& outputs, st
   });
 }
 
-ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
-                                                                  const c10d::ReduceScatterOptions& opts) {
+ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
+    at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
   Tensors outputs{output};
   Tensors inputs{input};
   return reduce_scatter_tensor_coalesced(outputs, inputs, opts);
@@ -283,8 +305,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(at::Tensor& ou
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
     Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ", inputs.size(),
-                " inputs and ", outputs.size(), " outputs");
+    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ",
+                inputs.size(), " inputs and ", outputs.size(), " outputs");
     std::vector<Communicator::Handle> parts;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       Operands operands;
@@ -292,9 +314,10 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
       const View out = operands.output(outputs[i], "reduce_scatter_tensor: output");
       const auto ins = operands.input_parts(inputs[i], static_cast<std::size_t>(size_),
                                             "reduce_scatter_tensor: input");
-      parts.push_back(start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-        return c.reduce_scatter(ins, out, reduction, std::move(o));
-      }));
+      parts.push_back(
+          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+            return c.reduce_scatter(ins, out, reduction, std::move(o));
+          }));
     }
     return hand_out(std::move(parts), OpType::_REDUCE_SCATTER_BASE, outputs);
   });
@@ -334,9 +357,9 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int 
   return translated([&] {
     Operands operands;
     const View data = operands.input(only(tensors, "send"), "send: tensor");
-    auto work = start(operands, kNoTimeout, /*background=*/true, [&](Communicator& c, CallOptions o) {
-      return c.send(data, to, tag, std::move(o));
-    });
+    auto work =
+        start(operands, kNoTimeout, /*background=*/true,
+              [&](Communicator& c, CallOptions o) { return c.send(data, to, tag, std::move(o)); });
     return hand_out({std::move(work)}, OpType::SEND, {});
   });
 }
@@ -345,10 +368,11 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::recv(Tensors& tensors, int from, in
   return translated([&] {
     Operands operands;
     const View data = operands.output(only(tensors, "recv"), "recv: tensor");
-    auto work = start(operands, kNoTimeout, /*background=*/true, [&](Communicator& c, CallOptions o) {
-      return c.recv(data, from, tag, std::move(o));
-    });
-    return hand_out({std::move(work)}, from == kAnySource ? OpType::RECVANYSOURCE : OpType::RECV, tensors);
+    auto work = start(
+        operands, kNoTimeout, /*background=*/true,
+        [&](Communicator& c, CallOptions o) { return c.recv(data, from, tag, std::move(o)); });
+    return hand_out({std::move(work)}, from == kAnySource ? OpType::RECVANYSOURCE : OpType::RECV,
+                    tensors);
   });
 }
 
@@ -358,9 +382,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::recvAnysource(Tensors& tensors, int
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions& opts) {
   return translated([&] {
-    auto work = start(Operands(), opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.barrier(std::move(o));
-    });
+    auto work = start(Operands(), opts.timeout, opts.asyncOp,
+                      [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
     return hand_out({std::move(work)}, OpType::BARRIER, {});
   });
 }

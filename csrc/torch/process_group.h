@@ -29,16 +29,21 @@ class ProcessGroupQuoit final : public c10d::Backend {
 
   Handle broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) override;
   Handle allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
-  Handle allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& opts) override;
+  Handle allreduce_coalesced(Tensors& tensors,
+                             const c10d::AllreduceCoalescedOptions& opts) override;
   Handle reduce(Tensors& tensors, const c10d::ReduceOptions& opts) override;
-  Handle allgather(std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) override;
-  Handle _allgather_base(at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions& opts) override;
+  Handle allgather(std::vector<Tensors>& outputs, Tensors& inputs,
+                   const c10d::AllgatherOptions& opts) override;
+  Handle _allgather_base(at::Tensor& output, at::Tensor& input,
+                         const c10d::AllgatherOptions& opts) override;
   Handle allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
                              const c10d::AllgatherOptions& opts) override;
   Handle allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                          const c10d::AllgatherOptions& opts) override;
-  Handle gather(std::vector<Tensors>& outputs, Tensors& inputs, const c10d::GatherOptions& opts) override;
-  Handle scatter(Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ScatterOptions& opts) override;
+  Handle gather(std::vector<Tensors>& outputs, Tensors& inputs,
+                const c10d::GatherOptions& opts) override;
+  Handle scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                 const c10d::ScatterOptions& opts) override;
   Handle reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                         const c10d::ReduceScatterOptions& opts) override;
   Handle _reduce_scatter_base(at::Tensor& output, at::Tensor& input,
@@ -46,7 +51,8 @@ class ProcessGroupQuoit final : public c10d::Backend {
   Handle reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                          const c10d::ReduceScatterOptions& opts) override;
   Handle alltoall_base(at::Tensor& output, at::Tensor& input, std::vector<int64_t>& output_splits,
-                       std::vector<int64_t>& input_splits, const c10d::AllToAllOptions& opts) override;
+                       std::vector<int64_t>& input_splits,
+                       const c10d::AllToAllOptions& opts) override;
   Handle alltoall(Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions& opts) override;
   Handle send(Tensors& tensors, int to, int tag) override;
   Handle recv(Tensors& tensors, int from, int tag) override;
@@ -56,8 +62,8 @@ class ProcessGroupQuoit final : public c10d::Backend {
  private:
   // Starts one operation on `operands` as torch's options ask.
   template <class Start>
-  Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout, bool background,
-                             Start start_call);
+  Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
+                             bool background, Start start_call);
   Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs);
 
   // Throws the reason once the group has been shut down.

@@ -10,27 +10,44 @@ struct Element {
 
 Element element_of(const at::Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kDouble: return {DType::Float64, 1};
-    case at::kFloat: return {DType::Float32, 1};
-    case at::kHalf: return {DType::Float16, 1};
-    case at::kBFloat16: return {DType::BFloat16, 1};
+    case at::kDouble:
+      return {DType::Float64, 1};
+    case at::kFloat:
+      return {DType::Float32, 1};
+    case at::kHalf:
+      return {DType::Float16, 1};
+    case at::kBFloat16:
+      return {DType::BFloat16, 1};
     case at::kFloat8_e4m3fn:
     case at::kFloat8_e4m3fnuz:
     case at::kFloat8_e5m2:
     case at::kFloat8_e5m2fnuz:
-    case at::kFloat8_e8m0fnu: return {DType::Float8, 1};
-    case at::kChar: return {DType::Int8, 1};
-    case at::kShort: return {DType::Int16, 1};
-    case at::kInt: return {DType::Int32, 1};
-    case at::kLong: return {DType::Int64, 1};
-    case at::kByte: return {DType::UInt8, 1};
-    case at::kUInt16: return {DType::UInt16, 1};
-    case at::kUInt32: return {DType::UInt32, 1};
-    case at::kUInt64: return {DType::UInt64, 1};
-    case at::kBool: return {DType::Bool, 1};
-    case at::kComplexFloat: return {DType::Float32, 2};
-    case at::kComplexDouble: return {DType::Float64, 2};
-    case at::kComplexHalf: return {DType::Float16, 2};
+    case at::kFloat8_e8m0fnu:
+      return {DType::Float8, 1};
+    case at::kChar:
+      return {DType::Int8, 1};
+    case at::kShort:
+      return {DType::Int16, 1};
+    case at::kInt:
+      return {DType::Int32, 1};
+    case at::kLong:
+      return {DType::Int64, 1};
+    case at::kByte:
+      return {DType::UInt8, 1};
+    case at::kUInt16:
+      return {DType::UInt16, 1};
+    case at::kUInt32:
+      return {DType::UInt32, 1};
+    case at::kUInt64:
+      return {DType::UInt64, 1};
+    case at::kBool:
+      return {DType::Bool, 1};
+    case at::kComplexFloat:
+      return {DType::Float32, 2};
+    case at::kComplexDouble:
+      return {DType::Float64, 2};
+    case at::kComplexHalf:
+      return {DType::Float16, 2};
     default:
       throw UsageError(text("tensors of dtype ", c10::toString(tensor.scalar_type()),
                             " cannot be communicated: convert to another dtype first"));
@@ -38,18 +55,19 @@ Element element_of(const at::Tensor& tensor) {
 }
 
 std::vector<View> cut(View all, std::size_t parts, const char* what) {
-  QUOIT_CHECK(all.count % parts == 0, UsageError, what, " has ", all.count,
-              " elements, which ", parts, " ranks cannot share equally");
+  QUOIT_CHECK(all.count % parts == 0, UsageError, what, " has ", all.count, " elements, which ",
+              parts, " ranks cannot share equally");
   std::vector<View> views;
-  for (std::size_t i = 0; i < parts; ++i) views.push_back(all.at(Slice{0, all.count}.piece(parts, i)));
+  for (std::size_t i = 0; i < parts; ++i)
+    views.push_back(all.at(Slice{0, all.count}.piece(parts, i)));
   return views;
 }
 
 std::vector<View> cut(View all, const at::Tensor& tensor, const std::vector<int64_t>& splits,
                       std::size_t parts, const char* what) {
   if (splits.empty()) {
-    QUOIT_CHECK(tensor.dim() == 0 || tensor.size(0) % static_cast<int64_t>(parts) == 0, UsageError, what,
-                " has ", tensor.size(0), " rows, which ", parts,
+    QUOIT_CHECK(tensor.dim() == 0 || tensor.size(0) % static_cast<int64_t>(parts) == 0, UsageError,
+                what, " has ", tensor.size(0), " rows, which ", parts,
                 " ranks cannot share equally: give split sizes");
     return cut(all, parts, what);
   }
@@ -61,7 +79,8 @@ std::vector<View> cut(View all, const at::Tensor& tensor, const std::vector<int6
     rows += split;
   }
   const int64_t length = tensor.dim() == 0 ? 1 : tensor.size(0);
-  QUOIT_CHECK(rows == length, UsageError, what, " has ", length, " rows, but its split sizes add up to ", rows);
+  QUOIT_CHECK(rows == length, UsageError, what, " has ", length,
+              " rows, but its split sizes add up to ", rows);
   const std::size_t row = length == 0 ? 0 : all.count / static_cast<std::size_t>(length);
   std::vector<View> views;
   std::size_t begin = 0;
@@ -90,13 +109,19 @@ View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const cha
   }
   tensors_->push_back(flat);
   const Element element = element_of(tensor);
-  return {static_cast<std::byte*>(flat.data_ptr()), static_cast<std::size_t>(flat.numel()) * element.each,
-          element.dtype};
+  return {static_cast<std::byte*>(flat.data_ptr()),
+          static_cast<std::size_t>(flat.numel()) * element.each, element.dtype};
 }
 
-View Operands::input(const at::Tensor& tensor, const char* what) { return view(tensor, true, false, what); }
-View Operands::output(const at::Tensor& tensor, const char* what) { return view(tensor, false, true, what); }
-View Operands::in_place(const at::Tensor& tensor, const char* what) { return view(tensor, true, true, what); }
+View Operands::input(const at::Tensor& tensor, const char* what) {
+  return view(tensor, true, false, what);
+}
+View Operands::output(const at::Tensor& tensor, const char* what) {
+  return view(tensor, false, true, what);
+}
+View Operands::in_place(const at::Tensor& tensor, const char* what) {
+  return view(tensor, true, true, what);
+}
 
 std::vector<View> Operands::inputs(const std::vector<at::Tensor>& tensors, const char* what) {
   std::vector<View> views;
@@ -110,21 +135,25 @@ std::vector<View> Operands::outputs(const std::vector<at::Tensor>& tensors, cons
   return views;
 }
 
-std::vector<View> Operands::input_parts(const at::Tensor& tensor, std::size_t parts, const char* what) {
+std::vector<View> Operands::input_parts(const at::Tensor& tensor, std::size_t parts,
+                                        const char* what) {
   return cut(input(tensor, what), parts, what);
 }
 
-std::vector<View> Operands::output_parts(const at::Tensor& tensor, std::size_t parts, const char* what) {
+std::vector<View> Operands::output_parts(const at::Tensor& tensor, std::size_t parts,
+                                         const char* what) {
   return cut(output(tensor, what), parts, what);
 }
 
-std::vector<View> Operands::input_splits(const at::Tensor& tensor, const std::vector<int64_t>& splits,
-                                         std::size_t parts, const char* what) {
+std::vector<View> Operands::input_splits(const at::Tensor& tensor,
+                                         const std::vector<int64_t>& splits, std::size_t parts,
+                                         const char* what) {
   return cut(input(tensor, what), tensor, splits, parts, what);
 }
 
-std::vector<View> Operands::output_splits(const at::Tensor& tensor, const std::vector<int64_t>& splits,
-                                          std::size_t parts, const char* what) {
+std::vector<View> Operands::output_splits(const at::Tensor& tensor,
+                                          const std::vector<int64_t>& splits, std::size_t parts,
+                                          const char* what) {
   return cut(output(tensor, what), tensor, splits, parts, what);
 }
 

@@ -15,8 +15,8 @@ namespace quoit {
 // The element type; a complex tensor is one of pairs.
 DType dtype_of(const at::Tensor& tensor);
 
-// Tensors of one operation. Hands out views; a tensor that is not contiguous is copied into one that
-// is, and an output is copied back when the operation is over.
+// Tensors of one operation. Hands out views; a tensor that is not contiguous is copied into one
+// that is, and an output is copied back when the operation is over.
 class Operands {
  public:
   // `what` names the argument in error messages.

@@ -18,8 +18,9 @@ std::exception_ptr as_torch_error(const std::exception_ptr& error) {
   }
 }
 
-WorkQuoit::WorkQuoit(std::shared_ptr<Communicator> communicator, std::vector<Communicator::Handle> parts,
-                     c10d::OpType type, std::vector<at::Tensor> outputs)
+WorkQuoit::WorkQuoit(std::shared_ptr<Communicator> communicator,
+                     std::vector<Communicator::Handle> parts, c10d::OpType type,
+                     std::vector<at::Tensor> outputs)
     : Work(communicator->rank(), type),
       communicator_(std::move(communicator)),
       parts_(std::move(parts)),
@@ -74,6 +75,8 @@ c10::intrusive_ptr<c10::ivalue::Future> WorkQuoit::getFuture() {
   return future_;
 }
 
-uint64_t WorkQuoit::getSequencenumber() const { return parts_.empty() ? 0 : parts_.front()->call().sequence; }
+uint64_t WorkQuoit::getSequencenumber() const {
+  return parts_.empty() ? 0 : parts_.front()->call().sequence;
+}
 
 }  // namespace quoit

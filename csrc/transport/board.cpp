@@ -49,8 +49,9 @@ std::string Published::awaited() const {
 }
 
 void Published::result() const {
-  QUOIT_CHECK(rank_ == last_, UsageError,
-              describe_mismatch(rank_, board_.call(rank_, round_), board_.call(board_.rank(), round_)));
+  QUOIT_CHECK(
+      rank_ == last_, UsageError,
+      describe_mismatch(rank_, board_.call(rank_, round_), board_.call(board_.rank(), round_)));
 }
 
 }  // namespace quoit

@@ -3,9 +3,9 @@
 // rounds: publish into your own slot, wait until the others have published, read their slots.
 //
 // Every rank publishes in every round and waits for every other, and is never more than one round
-// ahead of what it has read: it publishes round j only after it has read round j - 2. So when it does
-// publish j it knows that all have published j - 2, hence read j - 4: with kDepth = 4 slots per rank
-// none is overwritten too early, and no second flag is needed.
+// ahead of what it has read: it publishes round j only after it has read round j - 2. So when it
+// does publish j it knows that all have published j - 2, hence read j - 4: with kDepth = 4 slots
+// per rank none is overwritten too early, and no second flag is needed.
 #include <atomic>
 #include <cstring>
 #include <vector>
@@ -21,7 +21,7 @@ class Board {
   using Round = std::uint64_t;
   static constexpr std::size_t kDepth = 4;
   static constexpr std::size_t kSlot = 128 * 1024;  // bytes; stays in cache while it is passed on
-  static constexpr std::size_t kInline = 32;        // bytes that travel in the flag's own cache line
+  static constexpr std::size_t kInline = 32;  // bytes that travel in the flag's own cache line
 
   static std::size_t bytes(int size);
 

@@ -47,7 +47,8 @@ HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members 
       header_(reinterpret_cast<Header*>(memory)),
       board_(memory + Header::bytes(static_cast<int>(members_.ranks.size())), members_.mine,
              members_.bells),
-      pipes_(reinterpret_cast<Pipe*>(memory + Header::bytes(board_.size()) + Board::bytes(board_.size()))) {
+      pipes_(reinterpret_cast<Pipe*>(memory + Header::bytes(board_.size()) +
+                                     Board::bytes(board_.size()))) {
   Member& me = header_->members()[members_.mine];
   me.pid = ::getpid();
   me.start_time = start_time_of(me.pid);
@@ -63,8 +64,9 @@ HostSegment::~HostSegment() {
 void HostSegment::await_all(Deadline deadline) {
   for (std::size_t i = 0; i < members_.ranks.size(); ++i) {
     while (header_->members()[i].state.load(std::memory_order_acquire) == kAbsent) {
-      QUOIT_CHECK(!deadline.passed(), TimeoutError, "rank ", members_.ranks[i],
-                  " did not map the shared memory of its group in time: did it fail while starting?");
+      QUOIT_CHECK(
+          !deadline.passed(), TimeoutError, "rank ", members_.ranks[i],
+          " did not map the shared memory of its group in time: did it fail while starting?");
       ::usleep(100);
     }
   }
@@ -96,8 +98,9 @@ std::optional<std::string> HostSegment::dead() const {
     const Member& member = header_->members()[i];
     if (member.state.load(std::memory_order_acquire) == kHere &&
         !is_running(member.pid, member.start_time))
-      return text("rank ", members_.ranks[static_cast<std::size_t>(i)], " died (process ", member.pid,
-                  " on this host): look for its own error message, or for the out-of-memory killer");
+      return text(
+          "rank ", members_.ranks[static_cast<std::size_t>(i)], " died (process ", member.pid,
+          " on this host): look for its own error message, or for the out-of-memory killer");
   }
   return std::nullopt;
 }

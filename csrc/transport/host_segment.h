@@ -1,6 +1,6 @@
 #pragma once
-// The memory that the ranks of one group on one host share: who they are, what went wrong, the board
-// of the direct collectives and the pipes of the point-to-point messages.
+// The memory that the ranks of one group on one host share: who they are, what went wrong, the
+// board of the direct collectives and the pipes of the point-to-point messages.
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,7 +35,9 @@ class HostSegment {
   void await_all(Deadline deadline);
 
   [[nodiscard]] Board& board() { return board_; }
-  [[nodiscard]] ShmTransport::Host pipes() const { return {members_.ranks, members_.bells, pipes_}; }
+  [[nodiscard]] ShmTransport::Host pipes() const {
+    return {members_.ranks, members_.bells, pipes_};
+  }
 
   // Whether the members are more than the cores they may run on together: then nobody spins.
   [[nodiscard]] bool oversubscribed() const;

@@ -8,7 +8,8 @@ LoopbackTransport::LoopbackTransport(std::shared_ptr<LoopbackWire> wire, int ran
 // What this rank still had on the wire must not be read any more: its owner may free it.
 LoopbackTransport::~LoopbackTransport() {
   const std::lock_guard lock(wire_->mutex);
-  for (std::size_t to = 0; to < wire_->bells.size(); ++to) queue(rank_, static_cast<int>(to)).clear();
+  for (std::size_t to = 0; to < wire_->bells.size(); ++to)
+    queue(rank_, static_cast<int>(to)).clear();
 }
 
 Transfer LoopbackTransport::send(int to, Tag tag, ConstBytes data) {

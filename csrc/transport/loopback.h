@@ -19,9 +19,9 @@ struct LoopbackWire {
   explicit LoopbackWire(std::vector<Bell*> bells)
       : bells(std::move(bells)), queues(this->bells.size() * this->bells.size()) {}
 
-  std::mutex mutex;                        // guards all below
-  std::vector<Bell*> bells;                // by rank
-  std::vector<std::deque<Message>> queues; // [from * n + to]
+  std::mutex mutex;                         // guards all below
+  std::vector<Bell*> bells;                 // by rank
+  std::vector<std::deque<Message>> queues;  // [from * n + to]
 };
 
 // A send is done only when the receiver has copied it: the strictest rule a transport may have.

@@ -71,8 +71,9 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
   if (arrival.size == posted.into.size())
     arrival.landing = posted.into.data();
   else
-    arrival.receive->error = text("rank ", arrival.from, " sent ", arrival.size, " bytes, this rank expected ",
-                                  posted.into.size(), ": both sides must pass tensors of the same size and dtype");
+    arrival.receive->error =
+        text("rank ", arrival.from, " sent ", arrival.size, " bytes, this rank expected ",
+             posted.into.size(), ": both sides must pass tensors of the same size and dtype");
 }
 
 void Mailbox::finish(std::list<Arrival>::iterator arrival) {

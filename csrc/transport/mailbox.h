@@ -46,8 +46,8 @@ class Mailbox {
   void match(Arrival& arrival, const Posted& posted);
   void finish(std::list<Arrival>::iterator arrival);
 
-  std::list<Posted> posted_;      // oldest first
-  std::list<Arrival> arrivals_;   // in order of arrival, complete or not
+  std::list<Posted> posted_;     // oldest first
+  std::list<Arrival> arrivals_;  // in order of arrival, complete or not
 };
 
 }  // namespace quoit

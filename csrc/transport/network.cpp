@@ -46,7 +46,8 @@ void Network::announce_fault(const std::string& why) {
   if (!notices_sent_.empty()) return;
   std::memcpy(told_.data(), why.data(), std::min(why.size(), told_.size() - 1));
   for (int peer = 0; peer < size(); ++peer)
-    if (peer != rank_) notices_sent_.push_back(send(peer, kFaultTag, std::as_bytes(std::span(told_))));
+    if (peer != rank_)
+      notices_sent_.push_back(send(peer, kFaultTag, std::as_bytes(std::span(told_))));
   progress();
 }
 

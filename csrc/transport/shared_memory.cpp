@@ -17,7 +17,8 @@ SharedMemory::SharedMemory(int fd, std::size_t bytes) : fd_(fd), size_(bytes) {
   if (memory == MAP_FAILED) {
     const int failure = errno;
     ::close(fd);
-    throw UnavailableError(text("cannot map ", bytes, " bytes of shared memory: ", std::strerror(failure)));
+    throw UnavailableError(
+        text("cannot map ", bytes, " bytes of shared memory: ", std::strerror(failure)));
   }
   data_ = static_cast<std::byte*>(memory);
 }
@@ -33,7 +34,8 @@ std::shared_ptr<SharedMemory> SharedMemory::create(std::size_t bytes, const char
   if (::ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
     const int failure = errno;
     ::close(fd);
-    throw UnavailableError(text("cannot size shared memory to ", bytes, " bytes: ", std::strerror(failure)));
+    throw UnavailableError(
+        text("cannot size shared memory to ", bytes, " bytes: ", std::strerror(failure)));
   }
   return std::shared_ptr<SharedMemory>(new SharedMemory(fd, bytes));
 }
@@ -45,8 +47,9 @@ std::shared_ptr<SharedMemory> SharedMemory::open(const std::string& name) {
   std::istringstream(name) >> pid >> their_fd >> bytes;
   const std::string path = text("/proc/", pid, "/fd/", their_fd);
   const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-  QUOIT_CHECK(fd >= 0, UnavailableError, "cannot share memory with process ", pid, " through ", path,
-              ": ", std::strerror(errno), ". The ranks of one host must run as the same user");
+  QUOIT_CHECK(fd >= 0, UnavailableError, "cannot share memory with process ", pid, " through ",
+              path, ": ", std::strerror(errno),
+              ". The ranks of one host must run as the same user");
   return std::shared_ptr<SharedMemory>(new SharedMemory(fd, bytes));
 }
 

@@ -13,8 +13,8 @@ class SharedMemory {
   // Zeroed. `label` shows in /proc/PID/maps.
   static std::shared_ptr<SharedMemory> create(std::size_t bytes, const char* label);
 
-  // Maps what another process created, by the name() it sent. The creator must still hold it. Throws
-  // UnavailableError when the kernel does not let us.
+  // Maps what another process created, by the name() it sent. The creator must still hold it.
+  // Throws UnavailableError when the kernel does not let us.
   static std::shared_ptr<SharedMemory> open(const std::string& name);
 
   ~SharedMemory();

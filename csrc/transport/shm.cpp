@@ -36,8 +36,13 @@ ShmTransport::ShmTransport(Host host, int rank, Mailbox& mailbox) : mailbox_(mai
   for (std::size_t i = 0; i < n; ++i) {
     if (i == me) continue;
     index_[static_cast<std::size_t>(host.members[i])] = peers_.size();
-    peers_.push_back({host.members[i], host.bells[i], &host.pipes[me * n + i],
-                      &host.pipes[i * n + me], {}, nullptr, 0});
+    peers_.push_back({host.members[i],
+                      host.bells[i],
+                      &host.pipes[me * n + i],
+                      &host.pipes[i * n + me],
+                      {},
+                      nullptr,
+                      0});
   }
 }
 
@@ -80,7 +85,8 @@ bool ShmTransport::push(Peer& peer) {
     const std::size_t done = message.sent - sizeof(Frame);
     const std::size_t bytes = std::min({message.data.size() - done, room, kStride});
     // A cancelled message was announced already: fill the promised length without its memory.
-    if (!message.state->cancelled && bytes > 0) copy_in(*peer.out, at, message.data.data() + done, bytes);
+    if (!message.state->cancelled && bytes > 0)
+      copy_in(*peer.out, at, message.data.data() + done, bytes);
     at += bytes;
     message.sent += bytes;
     peer.out->written.store(at, std::memory_order_release);

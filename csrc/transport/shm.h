@@ -18,8 +18,8 @@ struct Pipe {
 
 class ShmTransport final : public Transport {
  public:
-  // Group ranks of those who share the memory, and the bell of each; pipes[from * n + to] by position
-  // in `members`. All outlive the transport.
+  // Group ranks of those who share the memory, and the bell of each; pipes[from * n + to] by
+  // position in `members`. All outlive the transport.
   struct Host {
     std::vector<int> members;
     std::vector<Bell*> bells;
@@ -65,8 +65,8 @@ class ShmTransport final : public Transport {
   bool pull(Peer& peer);
 
   Mailbox& mailbox_;
-  std::vector<Peer> peers_;          // all members but this rank
-  std::vector<std::size_t> index_;   // group rank -> position in peers_
+  std::vector<Peer> peers_;         // all members but this rank
+  std::vector<std::size_t> index_;  // group rank -> position in peers_
 };
 
 }  // namespace quoit

@@ -66,8 +66,8 @@ class Transport {
   [[nodiscard]] virtual std::string_view name() const = 0;
 
   // Begins to send `data` to rank `to` (of the group); ordered per peer; zero bytes are a message
-  // too. `data` must live until the transfer is done. A transport whose library cannot cancel a send
-  // (MPI) may read it after a cancel; the owner of the group then keeps the memory.
+  // too. `data` must live until the transfer is done. A transport whose library cannot cancel a
+  // send (MPI) may read it after a cancel; the owner of the group then keeps the memory.
   [[nodiscard]] virtual Transfer send(int to, Tag tag, ConstBytes data) = 0;
 
   // Moves what can be moved without waiting and delivers what arrived to the group's mailbox; true

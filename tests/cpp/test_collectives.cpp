@@ -21,8 +21,9 @@ void all_reduce(Communicator& c, std::size_t count) {
     std::vector<float>& result = in_place ? in : out;
     wait(c, c.all_reduce(view(in, DType::Float32), view(result, DType::Float32), reduction));
     for (std::size_t i = 0; i < count; ++i)
-      EXPECT(result[i] == expected(i), "all_reduce n=", n, " count=", count, " rank=", c.rank(), " op=",
-             name_of(reduction.op), " index=", i, ": got ", result[i], ", expected ", expected(i));
+      EXPECT(result[i] == expected(i), "all_reduce n=", n, " count=", count, " rank=", c.rank(),
+             " op=", name_of(reduction.op), " index=", i, ": got ", result[i], ", expected ",
+             expected(i));
     if (!in_place) EXPECT(in == mine, "all_reduce changed its input");
   };
   const auto most = [n](std::size_t i) {
@@ -32,7 +33,8 @@ void all_reduce(Communicator& c, std::size_t count) {
   };
   for (const bool in_place : {true, false}) {
     run({ReduceOp::Sum}, in_place, [n](std::size_t i) { return sum_at(i, n); });
-    run({ReduceOp::Avg}, in_place, [n](std::size_t i) { return sum_at(i, n) / static_cast<float>(n); });
+    run({ReduceOp::Avg}, in_place,
+        [n](std::size_t i) { return sum_at(i, n) / static_cast<float>(n); });
     run({ReduceOp::PremulSum, 0.5}, in_place, [n](std::size_t i) { return sum_at(i, n) * 0.5F; });
     run({ReduceOp::Max}, in_place, most);
   }
@@ -83,7 +85,8 @@ void reduce_scatter(Communicator& c, std::size_t count, bool uneven) {
   for (auto& in : ins) views.push_back(view(in, DType::Float32));
   std::vector<float> out(sizes[static_cast<std::size_t>(c.rank())], -1.0F);
   wait(c, c.reduce_scatter(views, view(out, DType::Float32), {}));
-  for (std::size_t i = 0; i < out.size(); ++i) EXPECT(out[i] == sum_at(i, c.size()), "reduce_scatter");
+  for (std::size_t i = 0; i < out.size(); ++i)
+    EXPECT(out[i] == sum_at(i, c.size()), "reduce_scatter");
   for (std::size_t r = 0; r < sizes.size(); ++r)
     EXPECT(ins[r] == filled(sizes[r], c.rank()), "reduce_scatter changed its input");
 }
@@ -105,7 +108,8 @@ void all_to_all(Communicator& c, std::size_t count, bool uneven) {
   for (auto& out : outs) to.push_back(view(out, DType::Float32));
   wait(c, c.all_to_all(from, to, uneven));
   for (int r = 0; r < c.size(); ++r)
-    EXPECT(outs[static_cast<std::size_t>(r)] == filled(size(r, c.rank()), 100 * r + c.rank()), "all_to_all");
+    EXPECT(outs[static_cast<std::size_t>(r)] == filled(size(r, c.rank()), 100 * r + c.rank()),
+           "all_to_all");
 }
 
 void gather_and_scatter(Communicator& c, std::size_t count, int root) {
@@ -137,10 +141,12 @@ void messages(Communicator& c, std::size_t count) {
     }
   for (int peer = 0; peer < n; ++peer)
     for (int tag = 0; tag < 2; ++tag)
-      works.push_back(c.send(view(out[static_cast<std::size_t>(2 * peer + tag)], DType::Float32), peer, tag));
+      works.push_back(
+          c.send(view(out[static_cast<std::size_t>(2 * peer + tag)], DType::Float32), peer, tag));
   for (int peer = n - 1; peer >= 0; --peer)
     for (int tag = 1; tag >= 0; --tag)
-      works.push_back(c.recv(view(in[static_cast<std::size_t>(2 * peer + tag)], DType::Float32), peer, tag));
+      works.push_back(
+          c.recv(view(in[static_cast<std::size_t>(2 * peer + tag)], DType::Float32), peer, tag));
   for (auto work = works.rbegin(); work != works.rend(); ++work) wait(c, *work);
   for (int peer = 0; peer < n; ++peer)
     for (int tag = 0; tag < 2; ++tag)
@@ -188,15 +194,16 @@ int main() {
     int hosts;
     const char* algorithm;
   };
-  const Layout layouts[] = {{1, 1, "auto"}, {2, 1, "auto"},      {3, 1, "auto"},      {5, 1, "auto"},
-                            {8, 1, "auto"}, {2, 1, "ring"},      {3, 1, "ring"},      {5, 1, "ring"},
-                            {2, 2, "auto"}, {3, 3, "auto"},      {4, 2, "auto"},      {5, 2, "auto"},
-                            {8, 3, "auto"}, {4, 1, "hierarchy"}, {6, 2, "ring"},      {3, 3, "hierarchy"}};
+  const Layout layouts[] = {
+      {1, 1, "auto"}, {2, 1, "auto"},      {3, 1, "auto"}, {5, 1, "auto"},
+      {8, 1, "auto"}, {2, 1, "ring"},      {3, 1, "ring"}, {5, 1, "ring"},
+      {2, 2, "auto"}, {3, 3, "auto"},      {4, 2, "auto"}, {5, 2, "auto"},
+      {8, 3, "auto"}, {4, 1, "hierarchy"}, {6, 2, "ring"}, {3, 3, "hierarchy"}};
   for (const Layout& layout : layouts) {
     auto world = make_world(hosts_of(layout.ranks, layout.hosts), layout.algorithm);
     const auto n = static_cast<std::size_t>(layout.ranks);
-    for (const std::size_t count : {std::size_t{0}, std::size_t{1}, n - 1, n, n + 1, std::size_t{1000},
-                                    std::size_t{40'000}, std::size_t{300'001}})
+    for (const std::size_t count : {std::size_t{0}, std::size_t{1}, n - 1, n, n + 1,
+                                    std::size_t{1000}, std::size_t{40'000}, std::size_t{300'001}})
       on_all(world, [count](Communicator& c) { everything(c, count); });
     std::printf("%d ranks on %d hosts, %s: ok\n", layout.ranks, layout.hosts, layout.algorithm);
     std::fflush(stdout);

@@ -14,13 +14,13 @@
 namespace quoit::test {
 
 // Stops the test, saying where and what.
-#define EXPECT(condition, ...)                                                        \
-  do {                                                                                \
-    if (!(condition)) {                                                               \
-      std::cerr << __FILE__ << ":" << __LINE__ << ": " << #condition << ": "          \
-                << ::quoit::text(__VA_ARGS__) << std::endl;                           \
-      std::_Exit(1);                                                                  \
-    }                                                                                 \
+#define EXPECT(condition, ...)                                               \
+  do {                                                                       \
+    if (!(condition)) {                                                      \
+      std::cerr << __FILE__ << ":" << __LINE__ << ": " << #condition << ": " \
+                << ::quoit::text(__VA_ARGS__) << std::endl;                  \
+      std::_Exit(1);                                                         \
+    }                                                                        \
   } while (false)
 
 // Where the ranks live: `ranks` of them, dealt out to `hosts` hosts in blocks.
@@ -31,7 +31,8 @@ inline std::vector<std::string> hosts_of(int ranks, int hosts) {
 }
 
 inline std::vector<ThreadRank> make_world(const std::vector<std::string>& hosts,
-                                          const std::string& algorithm = "auto", double timeout = 60) {
+                                          const std::string& algorithm = "auto",
+                                          double timeout = 60) {
   ConnectOptions options;
   options.algorithm = algorithm;
   options.timeout = Seconds(timeout);
