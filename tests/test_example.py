@@ -22,6 +22,8 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 def python(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs this Python as a user would, outside any launcher."""
     inherited = {k: v for k, v in os.environ.items() if k not in LAUNCHER_VARIABLES}
+    # Threads that spin for each other make a busy machine crawl.
+    inherited["OMP_WAIT_POLICY"] = "passive"
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         env={**inherited, **environment},

@@ -92,6 +92,7 @@ class Communicator final : public Group {
   std::optional<std::string> failure(bool thorough) override;
   std::optional<std::string> departed(int peer) override;
   void announce_fault(const std::string& why) override;
+  [[nodiscard]] bool cancels() const override { return us_.network->cancels(); }
   [[nodiscard]] bool rings_bell() const override { return us_.network->rings_bell(); }
   [[nodiscard]] bool oversubscribed() const override { return oversubscribed_; }
   [[nodiscard]] std::string where() const override;
@@ -113,7 +114,7 @@ class Communicator final : public Group {
   Ring ring_;  // all ranks, hosts one after another
   Lanes lanes_;
   bool hierarchy_;
-  Workspace workspace_;
+  std::shared_ptr<Workspace> workspace_ = std::make_shared<Workspace>();
   std::atomic<std::uint32_t> sequence_{0};
 };
 

@@ -3,7 +3,7 @@
 namespace quoit {
 
 Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Call call, View in, View out,
-                             ReduceStep step, Workspace& workspace) {
+                             ReduceStep step, std::shared_ptr<Workspace> workspace) {
   // Shard l belongs to lane l; local ranks outside the lanes own nothing.
   std::vector<View> parts;
   std::vector<View> shards;

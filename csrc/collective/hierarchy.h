@@ -16,6 +16,6 @@ struct Lanes {
 };
 
 Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Call call, View in, View out,
-                             ReduceStep step, Workspace& workspace);
+                             ReduceStep step, std::shared_ptr<Workspace> workspace);
 
 }  // namespace quoit

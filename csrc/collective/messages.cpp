@@ -106,13 +106,13 @@ Task linear_scatter(Network& net, Ring ring, Call call, std::vector<View> ins, V
 }
 
 Task ring_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step, int root,
-                 Workspace& workspace) {
+                 std::shared_ptr<Workspace> workspace) {
   const std::vector<Slice> chunks = equal_chunks(in.count, ring.size());
   std::vector<View> blocks;
   for (const Slice& chunk : chunks) blocks.push_back(in.at(chunk));
   const Slice mine = chunks[static_cast<std::size_t>(ring.position)];
   // The reduced chunk replaces this rank's part of the copy that the pass works on.
-  const View data{workspace.copy.get(in.bytes()), in.count, in.dtype};
+  const View data{workspace->copy.get(in.bytes()), in.count, in.dtype};
   co_await ring_reduce_scatter(net, ring, call, blocks, data.at(mine), step, workspace);
   if (net.rank() != root) {
     Transfer sent = net.send(root, kCollectiveTag, data.at(mine).raw());

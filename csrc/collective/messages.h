@@ -24,7 +24,7 @@ Task linear_scatter(Network& net, Ring ring, Call call, std::vector<View> ins, V
 
 // A reduce-scatter round the ring, then the chunks go to `root`; `out` matters there only.
 Task ring_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step, int root,
-                 Workspace& workspace);
+                 std::shared_ptr<Workspace> workspace);
 
 // Dissemination barrier (Hensgen, Finkel & Manber, 1988): log2(n) exchanges.
 Task dissemination_barrier(Network& net, Call call);

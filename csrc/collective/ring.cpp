@@ -114,18 +114,18 @@ void Greeting::result() const {
 }
 
 Task ring_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
-                     Workspace& workspace) {
+                     std::shared_ptr<Workspace> workspace) {
   Greeting greeting(net, ring, call);
   step = load(in, out, step);
   const std::vector<Slice> chunks = equal_chunks(out.count, ring.size());
   co_await greeting;
-  co_await reduce_pass(net, ring, out, chunks, ring.position, step, workspace.segments);
+  co_await reduce_pass(net, ring, out, chunks, ring.position, step, workspace->segments);
   // Position p now holds finished chunk p + 1; a second pass hands every chunk to every rank.
   co_await gather_pass(net, ring, out, chunks, ring.position + 1);
 }
 
 Task ring_reduce_scatter(Network& net, Ring ring, Call call, std::vector<View> in, View out,
-                         ReduceStep step, Workspace& workspace) {
+                         ReduceStep step, std::shared_ptr<Workspace> workspace) {
   Greeting greeting(net, ring, call);
   std::vector<Slice> chunks;
   std::size_t count = 0;
@@ -133,12 +133,12 @@ Task ring_reduce_scatter(Network& net, Ring ring, Call call, std::vector<View> i
     chunks.push_back({count, block.count});
     count += block.count;
   }
-  const View data{workspace.copy.get(count * size_of(out.dtype)), count, out.dtype};
+  const View data{workspace->copy.get(count * size_of(out.dtype)), count, out.dtype};
   ReduceStep loaded = step;
   for (std::size_t i = 0; i < in.size(); ++i) loaded = load(in[i], data.at(chunks[i]), step);
   co_await greeting;
   // Starting one chunk back, the own chunk is the one that comes home.
-  co_await reduce_pass(net, ring, data, chunks, ring.position - 1, loaded, workspace.segments);
+  co_await reduce_pass(net, ring, data, chunks, ring.position - 1, loaded, workspace->segments);
   const View mine = data.at(chunks[static_cast<std::size_t>(ring.position)]);
   if (mine.count > 0) std::memcpy(out.data, mine.data, mine.bytes());
 }

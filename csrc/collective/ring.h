@@ -2,6 +2,7 @@
 // Ring collectives over any network (Patarasuk & Yuan, "Bandwidth optimal all-reduce algorithms for
 // clusters of workstations", 2009). The plan of a pass is plain data, apart from its run.
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "core/call.h"
@@ -42,7 +43,8 @@ std::vector<Hop> plan_pass(const Ring& ring, const std::vector<Slice>& chunks, i
 // `data` cut into one nearly equal chunk per rank.
 std::vector<Slice> equal_chunks(std::size_t count, int ranks);
 
-// Memory that the collectives of a group, which run one at a time, reuse from call to call.
+// Memory that the collectives of a group, which run one at a time, reuse from call to call. They
+// hold it themselves, because what a failed one left in flight may outlive the group.
 class Scratch {
  public:
   std::byte* get(std::size_t bytes) {
@@ -78,11 +80,11 @@ class Greeting final : public Pollable {
 
 // Reduces `in` over the ranks of the ring into `out`, which may be the same memory.
 Task ring_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
-                     Workspace& workspace);
+                     std::shared_ptr<Workspace> workspace);
 
 // Block i of `in` is reduced into the `out` of the rank at position i of the ring.
 Task ring_reduce_scatter(Network& net, Ring ring, Call call, std::vector<View> in, View out,
-                         ReduceStep step, Workspace& workspace);
+                         ReduceStep step, std::shared_ptr<Workspace> workspace);
 
 // outs[i] receives the `in` of the rank at position i of the ring.
 Task ring_all_gather(Network& net, Ring ring, Call call, View in, std::vector<View> outs);

@@ -151,6 +151,7 @@ void Engine::leave(Group& group) {
   if (group.busy())
     fail(group, text("[quoit ", group.where(),
                      "] the process group was destroyed while work was in flight"));
+  if (!group.cancels()) abandoned_.splice(abandoned_.end(), group.failed_);
   std::erase(groups_, &group);
 }
 

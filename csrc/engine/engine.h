@@ -77,16 +77,18 @@ class Engine {
   bool advance(Group& group);
   void finish(Job& job, std::exception_ptr error);
   void fail(Group& group, const std::string& why);
-  void fail_first(Group& group, Job& culprit, std::exception_ptr error);
+  void fail_first(Group& group, std::exception_ptr error);
+  void fail_job(Group& group, std::list<Job>& jobs, std::list<Job>::iterator job,
+                std::exception_ptr error);
   void patrol(bool thorough);
   void run_background();
   void hand_over();
-  void dispose();
 
   std::shared_ptr<SharedMemory> bell_memory_;
   std::mutex driving_;
   std::vector<Group*> groups_;                   // guarded by driving_
   std::vector<std::shared_ptr<Work>> finished_;  // guarded by driving_; freed outside it
+  std::list<Job> abandoned_;                     // guarded by driving_; see Group::cancels
   Clock::time_point looked_{};                   // guarded by driving_: last thorough patrol
   std::atomic<int> wanted_{0};                   // threads that want driving_ now
   std::atomic<int> waiters_{0};                  // threads inside wait()

@@ -1,11 +1,9 @@
 #pragma once
 // What the engine knows of a group of ranks: how to move its bytes, and what is in flight.
-#include <deque>
 #include <list>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/task.h"
 #include "engine/work.h"
@@ -37,6 +35,9 @@ class Group {
   // Tells the other ranks that this one gave up, and why.
   virtual void announce_fault(const std::string& why) = 0;
 
+  // Whether nothing touches the memory of a transfer any more once it was cancelled.
+  [[nodiscard]] virtual bool cancels() const = 0;
+
   // Whether every arrival wakes a sleeping process, so that sleeps may be long.
   [[nodiscard]] virtual bool rings_bell() const = 0;
 
@@ -48,11 +49,10 @@ class Group {
 
  private:
   friend class Engine;
-  std::deque<Job> ordered_;  // collectives, in the order of the calls: the first one runs
-  std::list<Job> free_;      // point-to-point: all run
-  std::string broken_;       // the first failure; every later call repeats it
-  // What failed may still be read by a library that cannot cancel: its memory stays.
-  std::vector<std::shared_ptr<Work>> failed_;
+  std::list<Job> ordered_;  // collectives, in the order of the calls: the first one runs
+  std::list<Job> free_;     // point-to-point: all run
+  std::list<Job> failed_;   // kept: a library that cannot cancel may still touch their memory
+  std::string broken_;      // the first failure; every later call repeats it
 
   [[nodiscard]] bool busy() const { return !ordered_.empty() || !free_.empty(); }
 };

@@ -50,7 +50,7 @@ bool Engine::advance(Group& group) {
     moved |= job.flow.step();
     if (!job.flow.done()) break;
     if (auto error = job.flow.error()) {
-      fail_first(group, job, error);
+      fail_first(group, explain(error, prefix_of(group, job.work->call())));
       return true;
     }
     finish(job, nullptr);
@@ -79,17 +79,21 @@ void Engine::finish(Job& job, std::exception_ptr error) {
   }
   in_flight_.fetch_sub(1);
   for (auto& then : job.work->finish(std::move(error))) callbacks_.run(std::move(then));
-  finished_.push_back(std::move(job.work));
+  finished_.push_back(job.work);
   if (bystanders_.load() > 0) completed_.notify_all();
 }
 
+// Ends a job in failure and keeps it, with its memory, until the group goes.
+void Engine::fail_job(Group& group, std::list<Job>& jobs, std::list<Job>::iterator job,
+                      std::exception_ptr error) {
+  finish(*job, std::move(error));
+  group.failed_.splice(group.failed_.end(), jobs, job);
+}
+
 // A collective failed here: the others cannot complete it either.
-void Engine::fail_first(Group& group, Job& culprit, std::exception_ptr error) {
-  auto explained = explain(error, prefix_of(group, culprit.work->call()));
-  const std::string why = message_of(explained);
-  group.failed_.push_back(culprit.work);
-  finish(culprit, std::move(explained));
-  group.ordered_.pop_front();
+void Engine::fail_first(Group& group, std::exception_ptr error) {
+  const std::string why = message_of(error);
+  fail_job(group, group.ordered_, group.ordered_.begin(), std::move(error));
   fail(group, why);
 }
 
@@ -97,63 +101,43 @@ void Engine::fail(Group& group, const std::string& why) {
   group.broken_ = why;
   group.announce_fault(why);
   const auto error = std::make_exception_ptr(TransportError(why));
-  for (Job& job : group.ordered_) {
-    group.failed_.push_back(job.work);
-    finish(job, error);
-  }
-  group.ordered_.clear();
-  for (Job& job : group.free_) {
-    group.failed_.push_back(job.work);
-    finish(job, error);
-  }
-  group.free_.clear();
+  for (auto* jobs : {&group.ordered_, &group.free_})
+    while (!jobs->empty()) fail_job(group, *jobs, jobs->begin(), error);
 }
 
+// Looks after deadlines, faults that peers announced, and (`thorough`) peers that died or left.
 void Engine::patrol(bool thorough) {
+  const auto late = [](const Group& group, const Job& job) {
+    return std::make_exception_ptr(TimeoutError(
+        text(prefix_of(group, job.work->call()), "timed out waiting for ", job.flow.awaited(),
+             ". Is that rank still running, and does it make the same call? If it is only slow, "
+             "raise the timeout (init_process_group(timeout=...) or QUOIT_TIMEOUT_S)")));
+  };
   for (std::size_t i = 0; i < groups_.size(); ++i) {
     Group& group = *groups_[i];
     if (!group.busy()) continue;
     auto why = group.failure(thorough);
     if (!why && thorough && !group.ordered_.empty()) why = group.departed(Group::kAnyone);
     if (why) {
-      const Call& call = group.ordered_.empty() ? group.free_.front().work->call()
-                                                : group.ordered_.front().work->call();
-      fail(group, prefix_of(group, call) + *why);
+      const Job& job = group.ordered_.empty() ? group.free_.front() : group.ordered_.front();
+      fail(group, prefix_of(group, job.work->call()) + *why);
       continue;
     }
-    const auto late = [&](Job& job) {
-      return std::make_exception_ptr(TimeoutError(
-          text(prefix_of(group, job.work->call()), "timed out waiting for ", job.flow.awaited(),
-               ". Is that rank still running, and does it make the same call? Raise the timeout "
-               "(init_process_group(timeout=...) or "
-               "QUOIT_TIMEOUT_S) if it is only slow")));
-    };
     if (!group.ordered_.empty() && group.ordered_.front().work->deadline().passed()) {
-      Job& job = group.ordered_.front();
-      const auto error = late(job);
-      group.failed_.push_back(job.work);
-      finish(job, error);
-      group.ordered_.pop_front();
-      fail(group, message_of(error));
+      fail_first(group, late(group, group.ordered_.front()));
       continue;
     }
     // A point-to-point failure is nobody else's.
-    for (auto job = group.free_.begin(); job != group.free_.end();) {
-      std::exception_ptr error;
+    for (auto next = group.free_.begin(); next != group.free_.end();) {
+      const auto job = next++;
       const Call& call = job->work->call();
       if (job->work->deadline().passed()) {
-        error = late(*job);
+        fail_job(group, group.free_, job, late(group, *job));
       } else if (thorough && call.root >= 0) {
-        if (const auto why = group.departed(call.root))
-          error = std::make_exception_ptr(TransportError(prefix_of(group, call) + *why));
+        if (const auto gone = group.departed(call.root))
+          fail_job(group, group.free_, job,
+                   std::make_exception_ptr(TransportError(prefix_of(group, call) + *gone)));
       }
-      if (!error) {
-        ++job;
-        continue;
-      }
-      group.failed_.push_back(job->work);
-      finish(*job, std::move(error));
-      job = group.free_.erase(job);
     }
   }
 }

@@ -276,8 +276,12 @@ void bind_connect(py::module_& m) {
       "mpi_version", [](const std::string& library) { return MpiLibrary::load(library).version(); },
       py::arg("library") = "", py::call_guard<py::gil_scoped_release>());
   m.def(
-      "mpi_finalize", [] { MpiLibrary::load("").finalize(); },
-      py::call_guard<py::gil_scoped_release>());
+      "mpi_finalize",
+      [] {
+        if (MpiLibrary* mpi = MpiLibrary::loaded()) mpi->finalize();
+      },
+      py::call_guard<py::gil_scoped_release>(),
+      "Ends MPI if quoit began it; for the end of a program that ends well.");
   m.def("watch_signals", &watch_signals, "Makes waits inside the engine notice Ctrl-C.");
   m.def(
       "stop", [] { Engine::process().stop(); }, py::call_guard<py::gil_scoped_release>(),

@@ -57,6 +57,8 @@ HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members 
 }
 
 HostSegment::~HostSegment() {
+  // A forked child that tidies up at its exit must not speak for its parent.
+  if (header_->members()[members_.mine].pid != ::getpid()) return;
   header_->members()[members_.mine].state.store(kLeft, std::memory_order_release);
   for (Bell* bell : members_.bells) ring(*bell);
 }

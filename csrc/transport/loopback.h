@@ -34,6 +34,7 @@ class LoopbackTransport final : public Transport {
   [[nodiscard]] Transfer send(int to, Tag tag, ConstBytes data) override;
   bool progress() override;
   std::optional<std::string> failure() override { return std::nullopt; }
+  [[nodiscard]] bool cancels() const override { return true; }
   [[nodiscard]] bool rings_bell() const override { return true; }
 
  private:

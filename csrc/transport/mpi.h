@@ -20,6 +20,9 @@ class MpiLibrary {
   // is not of the launcher's family or when MPI is over; UsageError when another one is loaded.
   static MpiLibrary& load(const std::string& path, int expected_size = 0);
 
+  // The library that load() returned before, or null.
+  static MpiLibrary* loaded();
+
   virtual ~MpiLibrary() = default;
 
   [[nodiscard]] virtual int world_rank() const = 0;

@@ -132,6 +132,12 @@ Process& process() {
 
 }  // namespace
 
+MpiLibrary* MpiLibrary::loaded() {
+  Process& here = process();
+  const std::scoped_lock lock(here.mutex);
+  return here.mpi;
+}
+
 MpiLibrary& MpiLibrary::load(const std::string& path, int expected_size) {
   Process& here = process();
   const std::scoped_lock lock(here.mutex);

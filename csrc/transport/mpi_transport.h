@@ -27,6 +27,7 @@ class MpiTransport final : public Transport {
   [[nodiscard]] Transfer send(int to, Tag tag, ConstBytes data) override;
   bool progress() override;
   std::optional<std::string> failure() override { return failure_; }
+  [[nodiscard]] bool cancels() const override { return false; }
   [[nodiscard]] bool rings_bell() const override { return false; }
 
  private:

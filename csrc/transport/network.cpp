@@ -12,6 +12,7 @@ Network::~Network() { transports_.clear(); }
 
 void Network::add(std::unique_ptr<Transport> transport, const std::vector<int>& peers) {
   rings_bell_ = rings_bell_ && transport->rings_bell();
+  cancels_ = cancels_ && transport->cancels();
   for (const int peer : peers)
     if (peer != rank_) routes_[static_cast<std::size_t>(peer)] = transport.get();
   transports_.push_back(std::move(transport));

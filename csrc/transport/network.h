@@ -56,6 +56,7 @@ class Network {
 
   bool progress();
   [[nodiscard]] bool rings_bell() const { return rings_bell_; }
+  [[nodiscard]] bool cancels() const { return cancels_; }
 
   // Tells the other ranks why this one cannot go on (best effort, does not wait).
   void announce_fault(const std::string& why);
@@ -71,6 +72,7 @@ class Network {
   std::vector<std::unique_ptr<Transport>> transports_;
   std::vector<Transport*> routes_;  // by peer; null for this rank
   bool rings_bell_ = true;
+  bool cancels_ = true;
   Notice heard_{};
   Notice told_{};
   std::optional<Transfer> notice_;

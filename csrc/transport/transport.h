@@ -20,7 +20,7 @@ inline constexpr Tag kFaultTag = -2;
 inline constexpr int kAnySource = -1;
 
 // One movement in flight. Destroying it before it is done cancels it: its buffer is not touched any
-// more (see Transport for the exception).
+// more, if the transport cancels().
 class Transfer final : public Pollable {
  public:
   struct State {
@@ -38,10 +38,12 @@ class Transfer final : public Pollable {
 
   explicit Transfer(std::shared_ptr<State> state) : state_(std::move(state)) {}
   Transfer(Transfer&&) noexcept = default;
-  Transfer& operator=(Transfer&&) noexcept = default;
-  ~Transfer() {
-    if (state_ && !state_->done.load(std::memory_order_acquire)) state_->cancelled = true;
+  Transfer& operator=(Transfer&& other) noexcept {
+    cancel();
+    state_ = std::move(other.state_);
+    return *this;
   }
+  ~Transfer() { cancel(); }
 
   bool ready() override { return state_->done.load(std::memory_order_acquire); }
 
@@ -56,6 +58,10 @@ class Transfer final : public Pollable {
   }
 
  private:
+  void cancel() {
+    if (state_ && !state_->done.load(std::memory_order_acquire)) state_->cancelled = true;
+  }
+
   std::shared_ptr<State> state_;
 };
 
@@ -66,8 +72,7 @@ class Transport {
   [[nodiscard]] virtual std::string_view name() const = 0;
 
   // Begins to send `data` to rank `to` (of the group); ordered per peer; zero bytes are a message
-  // too. `data` must live until the transfer is done. A transport whose library cannot cancel a
-  // send (MPI) may read it after a cancel; the owner of the group then keeps the memory.
+  // too. `data` must live until the transfer is done.
   [[nodiscard]] virtual Transfer send(int to, Tag tag, ConstBytes data) = 0;
 
   // Moves what can be moved without waiting and delivers what arrived to the group's mailbox; true
@@ -77,6 +82,10 @@ class Transport {
   // Why this transport can carry no more (a peer died or left), or nothing while all is well. Slow
   // (system calls): asked a few times a second, by those who have waited long.
   virtual std::optional<std::string> failure() = 0;
+
+  // Whether a cancelled transfer's memory is left alone. If not (MPI cannot take back what it
+  // began), whoever cancels keeps the memory for good.
+  [[nodiscard]] virtual bool cancels() const = 0;
 
   // Whether an arrival rings the bell of a sleeping process. If not, sleeps are kept short.
   [[nodiscard]] virtual bool rings_bell() const = 0;

@@ -11,8 +11,10 @@
 Without torch, :class:`quoit.Communicator` does the same collectives on NumPy arrays.
 """
 
+import os as _os
+import sys as _sys
+from contextlib import suppress as _suppress
 from importlib.metadata import version as _version
-from importlib.util import find_spec as _find_spec
 
 from quoit import launch as _launch
 from quoit._core import Error, TimeoutError, TransportError, UnavailableError, UsageError
@@ -30,10 +32,14 @@ __all__ = [
 ]
 __version__ = _version("quoit")
 
-_started_by = _launch.detect()
-if _started_by is not None:
-    _launch.export(_started_by)
-if _find_spec("torch") is not None:
+# A contradictory environment is reported where it matters: when a group is made.
+with _suppress(_launch.LaunchError):
+    if (_started_by := _launch.detect()) is not None:
+        _launch.export(_started_by)
+
+# A later `import torch` registers the backend by itself, through the entry point `torch.backends`;
+# importing torch here would make torch-free programs slow to start.
+if "torch" in _sys.modules or _os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
     from quoit import backend as _backend
 
     _backend.register()

@@ -90,18 +90,17 @@ def build(
     destination.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=destination) as folder:
         work = Path(folder)
-        objects = [str(work / f"{file.stem}.o") for file in files]
-        compiles = [
-            [*compiler, *flags, "-c", str(file), "-o", out]
-            for file, out in zip(files, objects, strict=True)
-        ]
-        _run_all(compiles, work, end)
+        # As one unit: nearly all the time goes into reading torch's headers, once instead of often.
+        unit = work / "c10d.cpp"
+        unit.write_text("".join(f'#include "{file.resolve()}"\n' for file in files))
+        compiled = str(work / "c10d.o")
+        _run([*compiler, *flags, "-c", str(unit), "-o", compiled], work, end)
         origin = "$ORIGIN" if library.parent.samefile(destination) else str(library.parent)
-        link = [*compiler, "-shared", "-pthread", "-s", *objects, "-o", str(work / _MODULE)]
+        link = [*compiler, "-shared", "-pthread", "-s", compiled, "-o", str(work / _MODULE)]
         link += [f"-L{library.parent}", "-lquoit", f"-Wl,-rpath,{origin}"]
         # No rpath to torch: it is always imported first, and its libraries are matched by name.
         link += [f"-L{torch_dir / 'lib'}", "-ltorch_python", "-ltorch", "-ltorch_cpu", "-lc10"]
-        _run_all([link], work, end)
+        _run(link, work, end)
         (work / _STAMP).write_text(json.dumps(built_for))
         for name in (_MODULE, _STAMP):
             os.replace(work / name, destination / name)
@@ -166,42 +165,36 @@ def _compile_flags(include: Path, torch_dir: Path, cxx11_abi: bool) -> list[str]
     return flags + [part for folder in system for part in ("-isystem", str(folder))]
 
 
-def _run_all(commands: Sequence[list[str]], work: Path, end: float) -> None:
-    """Runs compiler commands, as many at once as there are cores; stops them all at any failure."""
-    waiting = list(enumerate(commands))
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    width = len(os.sched_getaffinity(0))
+def _run(command: Sequence[str], work: Path, end: float) -> None:
+    """Runs a compiler command; kills it, with all it started, at the deadline or an interrupt."""
+    log = work / "log"
+    with log.open("wb") as output:
+        # A session of its own, so that a stop reaches the compiler behind its driver.
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        while waiting or running:
-            while waiting and len(running) < width:
-                index, command = waiting.pop(0)
-                with open(work / f"{index}.log", "wb") as log:
-                    # A session of its own, so that a stop reaches the compiler behind its driver.
-                    running[index] = subprocess.Popen(
-                        command,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-            if time.monotonic() > end:
-                raise TimeoutError(
-                    "quoit: building its torch module did not end before its deadline, in: "
-                    f"{shlex.join(commands[min(running)])}. Is the machine overloaded?"
-                )
-            for index in [i for i, process in running.items() if process.poll() is not None]:
-                if code := running.pop(index).returncode:
-                    said = (work / f"{index}.log").read_text(errors="replace").strip()
-                    raise RuntimeError(
-                        f"quoit: building its torch module failed (exit code {code}): "
-                        f"{shlex.join(commands[index])}\n{said}"
-                    )
-            time.sleep(0.02)
-    finally:
-        for process in running.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        code = process.wait(max(0.0, end - time.monotonic()))
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise TimeoutError(
+                "quoit: building its torch module did not end before its deadline, in: "
+                f"{shlex.join(command)}. Is the machine overloaded?"
+            ) from None
+        raise
+    if code:
+        said = log.read_text(errors="replace").strip()
+        raise RuntimeError(
+            f"quoit: building its torch module failed (exit code {code}): "
+            f"{shlex.join(command)}\n{said}"
+        )
 
 
 def _in_package(name: str) -> Path | None:

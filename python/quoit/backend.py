@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from quoit import launch
@@ -18,8 +19,10 @@ DEVICES = ["cpu"]
 
 def register() -> None:
     """Makes ``"quoit"`` known to ``torch.distributed``. Safe to call more than once."""
-    import torch.distributed as dist
-
+    try:
+        import torch.distributed as dist
+    except ModuleNotFoundError:
+        return  # no torch, no backend; the rest of quoit works
     from quoit import rendezvous
 
     if not dist.is_available() or hasattr(dist.Backend, "QUOIT"):
@@ -70,18 +73,15 @@ def _seconds(timeout: timedelta) -> float:
     return timeout.total_seconds()
 
 
-_exit_registered = False
-
-
+@cache
 def _end_in_order() -> None:
     """At exit: leave the groups, stop the engine's threads, end MPI if quoit began it."""
-    global _exit_registered
-    if not _exit_registered:
-        atexit.register(_at_exit)
-        _exit_registered = True
+    atexit.register(_at_exit, os.getpid())
 
 
-def _at_exit() -> None:
+def _at_exit(owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a forked child has nothing to end
     import torch.distributed as dist
 
     from quoit import _core
