@@ -25,7 +25,7 @@ CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 TEXT = README.md CHANGELOG.md CONTRIBUTING.md csrc python tests bench examples docs tools
 DEMO_MPI := $(if $(shell command -v mpirun),,.mpi/mpich/installed)
 
-demo: $(STAMPS)/quoit $(DEMO_MPI)
+demo: $(STAMPS)/quoit $(STAMPS)/demo $(DEMO_MPI)
 	@tools/mpirun.sh -n 2 $(BIN)/python examples/train_gpt.py
 
 test: $(STAMPS)/quoit $(STAMPS)/test .mpi/mpich/installed .mpi/openmpi/installed cpp
@@ -73,7 +73,7 @@ $(STAMPS)/torch: | $(BIN)/pip
 	@$(BOOTSTRAP) torch $(VENV)
 	@mkdir -p $(@D) && touch $@
 
-$(STAMPS)/build $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: tools/requirements-%.txt | $(BIN)/pip
+$(STAMPS)/build $(STAMPS)/demo $(STAMPS)/test $(STAMPS)/lint: $(STAMPS)/%: tools/requirements-%.txt | $(BIN)/pip
 	@$(BOOTSTRAP) requirements $(VENV) $<
 	@mkdir -p $(@D) && touch $@
 $(STAMPS)/lint: | $(STAMPS)/torch $(STAMPS)/build $(STAMPS)/test

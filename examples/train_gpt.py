@@ -38,7 +38,9 @@ import quoit  # noqa: F401  (registers the backend and learns the ranks from the
 RANK = int(os.environ.get("RANK", "0"))
 RANKS = int(os.environ.get("WORLD_SIZE", "1"))
 
-BOUND = 3.3
+# Runs in one process with seeds 0, 1 and 2 ended at 3.04, 3.05 and 3.06 (Python 3.11), and with the
+# libraries of Python 3.10 and 3.13 at 2.88 and 2.94. The bound is the worst plus about the spread.
+BOUND = 3.25
 LEARNING_RATE = 3e-3
 HEAD_WIDTH = 32
 VOCABULARY_SIZE = 2048

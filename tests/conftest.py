@@ -1,4 +1,4 @@
-"""What test modules share: outcomes of cases, of which one launch plays many."""
+"""What test modules share: outcomes of cases, many of which are played in one launch."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ import pytest
 import worlds
 from worlds import World
 
-Outcome = Callable[[World, str, str], str]
+Outcome = Callable[[World, str], str]
 
 
 @pytest.fixture(scope="session")
 def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """What went wrong, or nothing, in the case (world, module, name).
+    """What went wrong, or nothing, in a case ("module.name") played in a launched world.
 
-    The first question about a launched world plays all of its cases that this session asks about,
-    as told by the parameters `world` and `case` of its tests.
+    The first question about a world plays all the cases that the selected tests will ask about, as
+    their parameters `world` and `case` tell.
     """
+    asked: dict[tuple[World, str], list[str]] = {}
+    for item in request.session.items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if {"world", "case"} <= parameters.keys():
+            module, _, name = parameters["case"].partition(".")
+            asked.setdefault((parameters["world"], module), []).append(name)
 
     @functools.cache
-    def launched(world: World, module: str, cases: tuple[str, ...]) -> dict[str, str]:
-        return worlds.run_launched(world, module, cases, tmp_path_factory.mktemp(str(world)))
+    def launch(world: World, module: str) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp(str(world))
+        return worlds.run_launched(world, module, asked[world, module], folder)
 
-    def ask(world: World, module: str, case: str) -> str:
-        asked = tuple(
-            item.callspec.params["case"]
-            for item in request.session.items
-            if isinstance(item, pytest.Function)
-            and item.module.__name__ == request.node.name  # placeholder
-        )
-        return launched(world, module, asked)[case]
+    def ask(world: World, case: str) -> str:
+        module, _, name = case.partition(".")
+        return launch(world, module)[name]
 
     return ask

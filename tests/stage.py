@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-CASE_S = 60.0  # the longest that any operation of a case may take
+CASE_S = 20.0  # the longest that any operation of a case may take
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,11 @@ Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduc
               "]: they must be alike");
   const ReduceStep step = step_of(in.dtype, reduction);
   const Call call = next_call(Op::AllReduce, in.dtype, in.count, -1, reduction.op);
-  Board& board = us_.segment->board();
-  Task task = hierarchy_ ? hierarchical_all_reduce(board, *us_.network, lanes_, call, in, out, step,
-                                                   workspace_)
-              : direct_  ? direct_all_reduce(board, call, in, out, step)
-                         : ring_all_reduce(*us_.network, ring_, call, in, out, step, workspace_);
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_) return start(call, direct_all_reduce(board(), call, in, out, step), options);
+  Task task = hierarchy_ ? hierarchical_all_reduce(board(), *us_.network, lanes_, call, in, out,
+                                                   step, workspace_)
+                         : ring_all_reduce(*us_.network, ring_, in, out, step, workspace_);
+  return start(call, greeted(call, std::move(task)), options);
 }
 
 Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction, int root,
@@ -107,18 +106,19 @@ Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction
               name_of(out.dtype), "[", out.count, "]: they must be alike");
   const ReduceStep step = step_of(in.dtype, reduction);
   const Call call = next_call(Op::Reduce, in.dtype, in.count, root, reduction.op);
-  Task task = direct_ ? direct_reduce(us_.segment->board(), call, in, out, step, root)
-                      : ring_reduce(*us_.network, ring_, call, in, out, step, root, workspace_);
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_) return start(call, direct_reduce(board(), call, in, out, step, root), options);
+  return start(call,
+               greeted(call, ring_reduce(*us_.network, ring_, in, out, step, root, workspace_)),
+               options);
 }
 
 Communicator::Handle Communicator::broadcast(View data, int root, CallOptions options) {
   check_rank(root, "root");
   const Call call = next_call(Op::Broadcast, data.dtype, data.count, root);
-  Task task = direct_                ? direct_broadcast(us_.segment->board(), call, data, root)
-              : data.bytes() < kTree ? tree_broadcast(*us_.network, ring_, call, data, root)
-                                     : chain_broadcast(*us_.network, ring_, call, data, root);
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_) return start(call, direct_broadcast(board(), call, data, root), options);
+  Task task = data.bytes() < kTree ? tree_broadcast(*us_.network, ring_, data, root)
+                                   : chain_broadcast(*us_.network, ring_, data, root);
+  return start(call, greeted(call, std::move(task)), options);
 }
 
 Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out,
@@ -132,10 +132,12 @@ Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out
   std::size_t total = 0;
   for (const View& block : in) total += block.count;
   const Call call = next_call(Op::ReduceScatter, out.dtype, total, -1, reduction.op);
-  Task task = direct_ ? direct_reduce_scatter(us_.segment->board(), call, std::move(in), out, step)
-                      : ring_reduce_scatter(*us_.network, ring_, call, in_ring_order(in, ring_),
-                                            out, step, workspace_);
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_)
+    return start(call, direct_reduce_scatter(board(), call, std::move(in), out, step), options);
+  return start(call,
+               greeted(call, ring_reduce_scatter(*us_.network, ring_, in_ring_order(in, ring_), out,
+                                                 step, workspace_)),
+               options);
 }
 
 Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
@@ -147,9 +149,10 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
   std::size_t total = 0;
   for (const View& out : outs) total += out.count;
   const Call call = next_call(Op::AllGather, in.dtype, total);
-  Task task = direct_ ? direct_all_gather(us_.segment->board(), call, in, std::move(outs))
-                      : ring_all_gather(*us_.network, ring_, call, in, in_ring_order(outs, ring_));
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_) return start(call, direct_all_gather(board(), call, in, std::move(outs)), options);
+  return start(call,
+               greeted(call, ring_all_gather(*us_.network, ring_, in, in_ring_order(outs, ring_))),
+               options);
 }
 
 Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector<View> outs,
@@ -162,10 +165,12 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
               UsageError, "all_to_all: blocks of different sizes need split sizes on every rank");
   // A rank sees only its own blocks, so it cannot tell by itself whether the others' are even.
   const Call call = next_call(Op::AllToAll, dtype, uneven ? 0 : ins[0].count);
-  Task task = direct_ && !uneven
-                  ? direct_all_to_all(us_.segment->board(), call, std::move(ins), std::move(outs))
-                  : pairwise_all_to_all(*us_.network, ring_, call, std::move(ins), std::move(outs));
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_ && !uneven)
+    return start(call, direct_all_to_all(board(), call, std::move(ins), std::move(outs)), options);
+  return start(
+      call,
+      greeted(call, pairwise_all_to_all(*us_.network, ring_, std::move(ins), std::move(outs))),
+      options);
 }
 
 Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int root,
@@ -177,9 +182,9 @@ Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int r
                 "gather: every output must have the ", in.count, " elements of the input");
   }
   const Call call = next_call(Op::Gather, in.dtype, in.count, root);
-  Task task = direct_ ? direct_gather(us_.segment->board(), call, in, std::move(outs), root)
-                      : linear_gather(*us_.network, ring_, call, in, std::move(outs), root);
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_) return start(call, direct_gather(board(), call, in, std::move(outs), root), options);
+  return start(call, greeted(call, linear_gather(*us_.network, in, std::move(outs), root)),
+               options);
 }
 
 Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int root,
@@ -191,16 +196,16 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
                 "scatter: every input must have the ", out.count, " elements of the output");
   }
   const Call call = next_call(Op::Scatter, out.dtype, out.count, root);
-  Task task = direct_ ? direct_scatter(us_.segment->board(), call, std::move(ins), out, root)
-                      : linear_scatter(*us_.network, ring_, call, std::move(ins), out, root);
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_)
+    return start(call, direct_scatter(board(), call, std::move(ins), out, root), options);
+  return start(call, greeted(call, linear_scatter(*us_.network, std::move(ins), out, root)),
+               options);
 }
 
 Communicator::Handle Communicator::barrier(CallOptions options) {
   const Call call = next_call(Op::Barrier, DType::UInt8, 0);
-  Task task = direct_ ? direct_barrier(us_.segment->board(), call)
-                      : dissemination_barrier(*us_.network, call);
-  return start(call, std::move(task), options, Engine::Order::InTurn);
+  if (direct_) return start(call, direct_barrier(board(), call), options);
+  return start(call, greeted(call, dissemination_barrier(*us_.network, ring_)), options);
 }
 
 Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions options) {
@@ -255,6 +260,16 @@ ReduceStep Communicator::step_of(DType dtype, Reduction reduction) const {
   check_reducible(dtype, reduction.op);
   return {reduction.op, reduction.factor,
           reduction.op == ReduceOp::Avg ? static_cast<std::uint64_t>(size()) : 1};
+}
+
+// Ranks compare calls before they exchange messages. Those that share one host do it on the board,
+// where a direct collective would look, so that ranks which go different ways find out as well.
+Task Communicator::greeted(Call call, Task then) {
+  if (one_host_)
+    co_await direct_barrier(board(), call);
+  else
+    co_await greet(*us_.network, ring_, call);
+  co_await std::move(then);
 }
 
 Communicator::Handle Communicator::begin(const Call& call, CallOptions& options) const {

@@ -102,7 +102,10 @@ class Communicator final : public Group {
                                ReduceOp reduce = ReduceOp::Sum);
   [[nodiscard]] ReduceStep step_of(DType dtype, Reduction reduction) const;
   [[nodiscard]] Handle begin(const Call& call, CallOptions& options) const;
-  Handle start(const Call& call, Task task, CallOptions& options, Engine::Order order);
+  Handle start(const Call& call, Task task, CallOptions& options,
+               Engine::Order order = Engine::Order::InTurn);
+  [[nodiscard]] Task greeted(Call call, Task then);
+  [[nodiscard]] Board& board() { return us_.segment->board(); }
   void check_rank(int rank, const char* what) const;
   void check_views(const std::vector<View>& views, DType dtype, const char* what) const;
 

@@ -22,7 +22,7 @@ Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Call call,
   if (lanes.member) {
     const ReduceStep across{step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0,
                             step.divide_by};
-    co_await ring_all_reduce(net, lanes.ring, call, mine, mine, across, workspace);
+    co_await ring_all_reduce(net, lanes.ring, mine, mine, across, workspace);
   }
   co_await direct_all_gather(board, call, mine, shards);
 }

@@ -9,25 +9,25 @@
 namespace quoit {
 
 // From `root` along the ring, segment by segment: every link carries the data once.
-Task chain_broadcast(Network& net, Ring ring, Call call, View data, int root);
+Task chain_broadcast(Network& net, Ring ring, View data, int root);
 
 // Binomial tree: the fewest steps, for small data.
-Task tree_broadcast(Network& net, Ring ring, Call call, View data, int root);
+Task tree_broadcast(Network& net, Ring ring, View data, int root);
 
 // One exchange with every other rank, at distance 1, 2, ... n - 1.
-Task pairwise_all_to_all(Network& net, Ring ring, Call call, std::vector<View> ins,
-                         std::vector<View> outs);
+Task pairwise_all_to_all(Network& net, Ring ring, std::vector<View> ins, std::vector<View> outs);
 
 // Only `root` has outs / ins; the others pass none.
-Task linear_gather(Network& net, Ring ring, Call call, View in, std::vector<View> outs, int root);
-Task linear_scatter(Network& net, Ring ring, Call call, std::vector<View> ins, View out, int root);
+Task linear_gather(Network& net, View in, std::vector<View> outs, int root);
+Task linear_scatter(Network& net, std::vector<View> ins, View out, int root);
 
 // A reduce-scatter round the ring, then the chunks go to `root`; `out` matters there only.
-Task ring_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step, int root,
+Task ring_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, int root,
                  std::shared_ptr<Workspace> workspace);
 
-// Dissemination barrier (Hensgen, Finkel & Manber, 1988): log2(n) exchanges.
-Task dissemination_barrier(Network& net, Call call);
+// Dissemination barrier (Hensgen, Finkel & Manber, 1988): log2(n) exchanges, less the first, which
+// the greeting that precedes every such collective was.
+Task dissemination_barrier(Network& net, Ring ring);
 
 Task send_message(Network& net, int to, Tag tag, View data);
 

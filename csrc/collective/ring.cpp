@@ -102,31 +102,25 @@ std::vector<Slice> equal_chunks(std::size_t count, int ranks) {
   return chunks;
 }
 
-Greeting::Greeting(Network& net, const Ring& ring, const Call& call)
-    : prev_(ring.prev()),
-      mine_(call),
-      exchange_(net.exchange(ring.next(), std::as_bytes(std::span(&mine_, 1)), ring.prev(),
-                             std::as_writable_bytes(std::span(&theirs_, 1)))) {}
-
-void Greeting::result() const {
-  exchange_.result();
-  QUOIT_CHECK(theirs_ == mine_, UsageError, describe_mismatch(prev_, theirs_, mine_));
+Task greet(Network& net, Ring ring, Call call) {
+  Call theirs;
+  Exchange exchange = net.exchange(ring.next(), std::as_bytes(std::span(&call, 1)), ring.prev(),
+                                   std::as_writable_bytes(std::span(&theirs, 1)));
+  co_await exchange;
+  QUOIT_CHECK(theirs == call, UsageError, describe_mismatch(ring.prev(), theirs, call));
 }
 
-Task ring_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
+Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
                      std::shared_ptr<Workspace> workspace) {
-  Greeting greeting(net, ring, call);
   step = load(in, out, step);
   const std::vector<Slice> chunks = equal_chunks(out.count, ring.size());
-  co_await greeting;
   co_await reduce_pass(net, ring, out, chunks, ring.position, step, workspace->segments);
   // Position p now holds finished chunk p + 1; a second pass hands every chunk to every rank.
   co_await gather_pass(net, ring, out, chunks, ring.position + 1);
 }
 
-Task ring_reduce_scatter(Network& net, Ring ring, Call call, std::vector<View> in, View out,
-                         ReduceStep step, std::shared_ptr<Workspace> workspace) {
-  Greeting greeting(net, ring, call);
+Task ring_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace) {
   std::vector<Slice> chunks;
   std::size_t count = 0;
   for (const View& block : in) {
@@ -136,18 +130,15 @@ Task ring_reduce_scatter(Network& net, Ring ring, Call call, std::vector<View> i
   const View data{workspace->copy.get(count * size_of(out.dtype)), count, out.dtype};
   ReduceStep loaded = step;
   for (std::size_t i = 0; i < in.size(); ++i) loaded = load(in[i], data.at(chunks[i]), step);
-  co_await greeting;
   // Starting one chunk back, the own chunk is the one that comes home.
   co_await reduce_pass(net, ring, data, chunks, ring.position - 1, loaded, workspace->segments);
   const View mine = data.at(chunks[static_cast<std::size_t>(ring.position)]);
   if (mine.count > 0) std::memcpy(out.data, mine.data, mine.bytes());
 }
 
-Task ring_all_gather(Network& net, Ring ring, Call call, View in, std::vector<View> outs) {
-  Greeting greeting(net, ring, call);
+Task ring_all_gather(Network& net, Ring ring, View in, std::vector<View> outs) {
   const View mine = outs[static_cast<std::size_t>(ring.position)];
   if (in.data != mine.data && in.count > 0) std::memcpy(mine.data, in.data, in.bytes());
-  co_await greeting;
   // The parts lie anywhere in memory: one exchange per part and step.
   for (int step = 0; step + 1 < ring.size(); ++step) {
     const View out = outs[static_cast<std::size_t>(ring.wrap(ring.position - step))];

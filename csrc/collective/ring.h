@@ -60,33 +60,19 @@ struct Workspace {
   Scratch copy;      // of an input that must not change
 };
 
-// Tells the next rank of the ring what we are about to do, and checks what the previous one does.
-class Greeting final : public Pollable {
- public:
-  Greeting(Network& net, const Ring& ring, const Call& call);
-
-  bool ready() override { return exchange_.ready(); }
-  [[nodiscard]] std::string awaited() const override { return exchange_.awaited(); }
-
-  // Throws UsageError when the previous rank makes another call.
-  void result() const;
-
- private:
-  const int prev_;
-  const Call mine_;
-  Call theirs_;
-  Exchange exchange_;
-};
+// Before a collective made of messages: tells the next rank of the ring what we are about to do,
+// and checks that the previous one does the same (UsageError).
+Task greet(Network& net, Ring ring, Call call);
 
 // Reduces `in` over the ranks of the ring into `out`, which may be the same memory.
-Task ring_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
+Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
                      std::shared_ptr<Workspace> workspace);
 
 // Block i of `in` is reduced into the `out` of the rank at position i of the ring.
-Task ring_reduce_scatter(Network& net, Ring ring, Call call, std::vector<View> in, View out,
-                         ReduceStep step, std::shared_ptr<Workspace> workspace);
+Task ring_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace);
 
 // outs[i] receives the `in` of the rank at position i of the ring.
-Task ring_all_gather(Network& net, Ring ring, Call call, View in, std::vector<View> outs);
+Task ring_all_gather(Network& net, Ring ring, View in, std::vector<View> outs);
 
 }  // namespace quoit

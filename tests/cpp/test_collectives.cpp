@@ -6,6 +6,13 @@ using namespace quoit::test;
 
 namespace {
 
+// Many rounds of the board and segments of the ring; fewer where every access is watched.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kLarge = 140'001;
+#else
+constexpr std::size_t kLarge = 300'001;
+#endif
+
 float sum_at(std::size_t index, int n) {
   float sum = 0;
   for (int r = 0; r < n; ++r) sum += value(index, r);
@@ -203,7 +210,7 @@ int main() {
     auto world = make_world(hosts_of(layout.ranks, layout.hosts), layout.algorithm);
     const auto n = static_cast<std::size_t>(layout.ranks);
     for (const std::size_t count : {std::size_t{0}, std::size_t{1}, n - 1, n, n + 1,
-                                    std::size_t{1000}, std::size_t{40'000}, std::size_t{300'001}})
+                                    std::size_t{1000}, std::size_t{40'000}, kLarge})
       on_all(world, [count](Communicator& c) { everything(c, count); });
     std::printf("%d ranks on %d hosts, %s: ok\n", layout.ranks, layout.hosts, layout.algorithm);
     std::fflush(stdout);
