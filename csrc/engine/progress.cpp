@@ -83,11 +83,14 @@ void Engine::finish(Job& job, std::exception_ptr error) {
   if (bystanders_.load() > 0) completed_.notify_all();
 }
 
-// Ends a job in failure and keeps it, with its memory, until the group goes.
+// Ends a job in failure; keeps it, with its memory, if its transfers cannot be cancelled.
 void Engine::fail_job(Group& group, std::list<Job>& jobs, std::list<Job>::iterator job,
                       std::exception_ptr error) {
   finish(*job, std::move(error));
-  group.failed_.splice(group.failed_.end(), jobs, job);
+  if (group.cancels())
+    jobs.erase(job);
+  else
+    group.failed_.splice(group.failed_.end(), jobs, job);
 }
 
 // A collective failed here: the others cannot complete it either.
@@ -118,6 +121,8 @@ void Engine::patrol(bool thorough) {
     if (!group.busy()) continue;
     auto why = group.failure(thorough);
     if (!why && thorough && !group.ordered_.empty()) why = group.departed(Group::kAnyone);
+    // What peers sent before the failure still counts.
+    if (why && advance(group)) continue;
     if (why) {
       const Job& job = group.ordered_.empty() ? group.free_.front() : group.ordered_.front();
       fail(group, prefix_of(group, job.work->call()) + *why);

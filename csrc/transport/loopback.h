@@ -13,7 +13,7 @@ namespace quoit {
 struct LoopbackWire {
   struct Message {
     Tag tag;
-    ConstBytes data;
+    std::vector<std::byte> data;  // a copy: the sender may give up at any time
     std::shared_ptr<Transfer::State> state;
   };
   explicit LoopbackWire(std::vector<Bell*> bells)
@@ -24,11 +24,10 @@ struct LoopbackWire {
   std::vector<std::deque<Message>> queues;  // [from * n + to]
 };
 
-// A send is done only when the receiver has copied it: the strictest rule a transport may have.
+// A send is done only when the receiver has taken it: the strictest rule a transport may have.
 class LoopbackTransport final : public Transport {
  public:
   LoopbackTransport(std::shared_ptr<LoopbackWire> wire, int rank, Mailbox& mailbox);
-  ~LoopbackTransport() override;
 
   [[nodiscard]] std::string_view name() const override { return "loopback"; }
   [[nodiscard]] Transfer send(int to, Tag tag, ConstBytes data) override;
