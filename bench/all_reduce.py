@@ -1,9 +1,8 @@
-"""One rank of the all-reduce benchmark: times quoit and its peers in turns, on the same memory.
+"""One rank of the all-reduce benchmark; run.py starts it and reads what rank 0 writes.
 
-    mpirun -n 2 python bench/all_reduce.py SECONDS BYTES [BYTES ...]
+    mpirun -n 2 python bench/all_reduce.py RESULTS SECONDS BYTES [BYTES ...]
 
-Rank 0 prints one line of JSON that says what it runs on, then one for each size, after about
-SECONDS of turns. `run.py` starts this under each MPI and makes the table.
+RESULTS gets a line of JSON about the software, then one for each size, timed for about SECONDS.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ from __future__ import annotations
 import faulthandler
 import gc
 import importlib
-import itertools
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from statistics import median
@@ -37,177 +34,126 @@ Array = NDArray[np.float32]
 DEADLINE_S = 300.0  # the longest that one size may take, or the start
 TURN_S = 2e-3  # a turn repeats short calls for about so long
 FEWEST_ROUNDS = 5
-PERIOD = 13  # of the inputs (7 * index + 5 * rank) % 13
 
 
-@dataclass(frozen=True)
-class World:
-    """What the peers talk through. mpi: mpi4py's MPI module, or None without an mpirun."""
-
-    comm: quoit.Communicator
-    gloo: dist.ProcessGroup
-    mpi: Any
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Arrays of one length: what is reduced in place, this rank's input, the sum over all ranks."""
-
-    buffer: Array
-    fresh: Array
-    total: Array
-    differs: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, count: int, rank: int, ranks: int) -> Memory:
-        inputs = [(7 * np.arange(PERIOD) + 5 * r) % PERIOD for r in range(ranks)]
-        fresh, total = (np.resize(v.astype(np.float32), count) for v in (inputs[rank], sum(inputs)))
-        return cls(fresh.copy(), fresh, total, np.zeros(count, np.bool_))
-
-    def first(self, count: int) -> Memory:
-        return Memory(
-            self.buffer[:count], self.fresh[:count], self.total[:count], self.differs[:count]
-        )
-
-
-@dataclass(frozen=True)
-class Peer:
-    """call: works on the buffer, in place. result: what one call makes of fresh input."""
-
-    call: Callable[[], object]
-    result: Array
-
-
-def connect() -> World:
-    """Joins the groups of all peers; collective over the ranks that the launcher started."""
+def load_mpi() -> Any:
+    """mpi4py's MPI for the mpirun that started this rank, or None when none did."""
     started_by = launch.detect()
     if started_by is None or started_by.size < 2:
-        sys.exit("bench/all_reduce.py is one rank of several: start it with bench/run.py or mpirun")
-    mpi = None
-    if started_by.launcher in ("mpich", "openmpi"):
-        # mpi4py would take the libmpi of its own choice; only the launcher's can talk to it.
-        if started_by.mpi_library is not None:
-            os.environ["MPI4PY_LIBMPI"] = started_by.mpi_library
-        # MPI at its best: the locks of MPI_THREAD_MULTIPLE would slow MPICH's small calls.
-        importlib.import_module("mpi4py").rc.thread_level = "funneled"
-        mpi = importlib.import_module("mpi4py.MPI")
-    timeout = timedelta(seconds=DEADLINE_S)
-    dist.init_process_group("quoit", timeout=timeout)
-    gloo = dist.new_group(backend="gloo", timeout=timeout)
-    assert gloo is not None, "every rank is a member"
-
-    def meet(text: str) -> list[str]:
-        texts = [""] * dist.get_world_size()
-        dist.all_gather_object(texts, text)
-        return texts
-
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    return World(quoit.Communicator(rank, ranks, meet, timeout=DEADLINE_S), gloo, mpi)
+        sys.exit("this is one rank of several: start bench/run.py, or mpirun with two ranks or more")
+    if started_by.launcher not in ("mpich", "openmpi"):
+        return None
+    if started_by.mpi_library is not None:
+        os.environ["MPI4PY_LIBMPI"] = started_by.mpi_library
+    # MPI at its best: the locks of MPI_THREAD_MULTIPLE would slow MPICH's small calls.
+    importlib.import_module("mpi4py").rc.thread_level = "funneled"
+    return importlib.import_module("mpi4py.MPI")
 
 
-def peers(world: World, memory: Memory) -> dict[str, Peer]:
-    """Who takes part, in the order of the turns."""
-    tensor = torch.from_numpy(memory.buffer)
-    calls: dict[str, Callable[[], object]] = {
-        "quoit": partial(dist.all_reduce, tensor),
-        "gloo": partial(dist.all_reduce, tensor, group=world.gloo),
-        "numpy": partial(world.comm.all_reduce, memory.buffer),
-    }
-    if world.mpi is not None:
-        arguments = world.mpi.IN_PLACE, [memory.buffer, world.mpi.FLOAT]
-        calls["mpi"] = partial(world.mpi.COMM_WORLD.Allreduce, *arguments)
-    taking_part = {name: Peer(call, memory.total) for name, call in calls.items()}
-    # copyto of contiguous arrays is one memmove by the calling thread.
-    memcpy = partial(np.copyto, memory.buffer, memory.fresh)
-    return {**taking_part, "memcpy": Peer(memcpy, memory.fresh)}
+def meet(text: str) -> list[str]:
+    texts = [""] * dist.get_world_size()
+    dist.all_gather_object(texts, text)
+    return texts
 
 
-def slowest(comm: quoit.Communicator, seconds: float) -> float:
-    """The largest value of all ranks, on all ranks."""
-    value = np.array([seconds])
-    comm.all_reduce(value, "MAX")
-    return float(value[0])
+def inputs(count: int, rank: int) -> Array:
+    """Small whole numbers, so that sums are exact; nowhere zero on all ranks."""
+    return np.resize(((7 * np.arange(13) + 5 * rank) % 13).astype(np.float32), count)
 
 
-def turn(comm: quoit.Communicator, peer: Peer, memory: Memory, calls: int) -> tuple[float, int]:
-    """Seconds per call on the slowest rank, and how many elements were wrong on this one.
+class Benchmark:
+    """Times the peers in turns, all of them on one buffer; collective over the ranks."""
 
-    The first call, on fresh input, warms up and is checked; `calls` more are timed.
-    """
-    np.copyto(memory.buffer, memory.fresh)
-    peer.call()
-    wrong = int(np.count_nonzero(np.not_equal(memory.buffer, peer.result, out=memory.differs)))
-    comm.barrier()
-    start = time.perf_counter()
-    for _ in range(calls):
-        peer.call()
-    return slowest(comm, (time.perf_counter() - start) / calls), wrong
+    def __init__(self, mpi: Any, count: int) -> None:
+        """count: the most elements that a size will have."""
+        timeout = timedelta(seconds=DEADLINE_S)
+        dist.init_process_group("quoit", timeout=timeout)
+        self.gloo = dist.new_group(backend="gloo", timeout=timeout)
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.comm = quoit.Communicator(self.rank, self.ranks, meet, timeout=DEADLINE_S)
+        self.mpi = mpi
+        self.fresh = inputs(count, self.rank)
+        self.total = np.sum([inputs(13, rank) for rank in range(self.ranks)], axis=0)
+        self.total = np.resize(self.total, count)
+        self.buffer = self.fresh.copy()
+        self.differs = np.zeros(count, np.bool_)
+        # Each further sum of sums multiplies the values by the number of ranks; all stay finite.
+        largest = float(np.finfo(np.float32).max) / (13 * self.ranks)
+        self.most_calls = max(1, int(math.log(largest, self.ranks)))
 
+    def peers(self, count: int) -> dict[str, Callable[[], object]]:
+        """What each peer calls, in the order of the turns."""
+        buffer = self.buffer[:count]
+        tensor = torch.from_numpy(buffer)
+        calls: dict[str, Callable[[], object]] = {
+            "quoit": partial(dist.all_reduce, tensor),
+            "gloo": partial(dist.all_reduce, tensor, group=self.gloo),
+            "quoit NumPy": partial(self.comm.all_reduce, buffer),
+        }
+        if self.mpi is not None:
+            arguments = self.mpi.IN_PLACE, [buffer, self.mpi.FLOAT]
+            calls["mpi"] = partial(self.mpi.COMM_WORLD.Allreduce, *arguments)
+        # Between contiguous arrays copyto is one memmove by the calling thread.
+        return {**calls, "memcpy": partial(np.copyto, buffer, self.fresh[:count])}
 
-def most_calls(ranks: int) -> int:
-    """How many more sums of sums stay finite: each multiplies the values by the number of ranks."""
-    largest = float(np.finfo(np.float32).max) / (PERIOD * ranks)
-    return max(1, int(math.log(largest, ranks)))
+    def slowest(self, seconds: float) -> float:
+        value = np.array([seconds])
+        self.comm.all_reduce(value, "MAX")
+        return float(value[0])
 
+    def turn(self, call: Callable[[], object], result: Array, calls: int) -> tuple[float, int]:
+        """Seconds per call on the slowest rank, and this rank's number of wrong elements.
 
-def measure(world: World, memory: Memory, seconds: float) -> dict[str, Any]:
-    """Rounds in which each peer has one turn, for about `seconds`; medians over the rounds."""
-    comm = world.comm
-    taking_part = peers(world, memory)
-    limit = most_calls(comm.size)
-    times: dict[str, list[float]] = {name: [] for name in taking_part}
-    wrong = 0
-    start = time.perf_counter()
-    for rounds in itertools.count():
-        for name, peer in taking_part.items():
-            estimate = min(times[name], default=TURN_S)
-            calls = min(limit, max(1, round(TURN_S / estimate)))
-            spent, errors = turn(comm, peer, memory, calls)
-            times[name].append(spent)
-            wrong += errors
-        if rounds >= FEWEST_ROUNDS and slowest(comm, time.perf_counter() - start) > seconds:
-            break
-    total_wrong = np.array([wrong])
-    comm.all_reduce(total_wrong)
-    return {
-        "bytes": memory.buffer.nbytes,
+        The first call, on fresh input, warms up and is checked; `calls` more are timed.
+        """
+        buffer, differs = self.buffer[: result.size], self.differs[: result.size]
+        np.copyto(buffer, self.fresh[: result.size])
+        call()
+        wrong = int(np.count_nonzero(np.not_equal(buffer, result, out=differs)))
+        self.comm.barrier()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return self.slowest((time.perf_counter() - start) / calls), wrong
+
+    def measure(self, count: int, seconds: float) -> dict[str, Any]:
+        """Rounds of one turn for each peer, for about `seconds`; medians over the rounds."""
+        peers = self.peers(count)
+        times: dict[str, list[float]] = {name: [] for name in peers}
+        rounds, wrong, start = 0, 0, time.perf_counter()
+        while rounds <= FEWEST_ROUNDS or self.slowest(time.perf_counter() - start) < seconds:
+            for name, call in peers.items():
+                result = self.fresh if name == "memcpy" else self.total
+                repeat = max(1, round(TURN_S / min(times[name], default=TURN_S)))
+                spent, errors = self.turn(call, result[:count], min(repeat, self.most_calls))
+                times[name].append(spent)
+                wrong += errors
+            rounds += 1
+        all_wrong = np.array([wrong])
+        self.comm.all_reduce(all_wrong)
         # The first round found out how many calls make a turn.
-        "us": {name: 1e6 * median(values[1:]) for name, values in times.items()},
-        "rounds": rounds,
-        "wrong": int(total_wrong[0]),
-    }
+        us = {name: 1e6 * median(values[1:]) for name, values in times.items()}
+        return {"bytes": 4 * count, "us": us, "rounds": rounds - 1, "wrong": int(all_wrong[0])}
 
 
-def about(world: World) -> dict[str, str]:
-    """Versions of what is measured."""
-    versions = {"torch": torch.__version__, "quoit": quoit.__version__}
-    if world.mpi is not None:
-        words = world.mpi.Get_library_version().partition("\n")[0].partition(",")[0].split()
-        versions["mpi"] = " ".join(words).replace(" Version:", "").replace(" v", " ")
-    return versions
-
-
-def main(arguments: Sequence[str]) -> None:
-    seconds, sizes = float(arguments[0]), [int(argument) for argument in arguments[1:]]
-    torch.set_num_threads(1)
+def main(path: str, seconds: float, sizes: list[int]) -> None:
     faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
-    world = connect()
-    rank, ranks = world.comm.rank, world.comm.size
-
-    def say(what: dict[str, Any]) -> None:
-        if rank == 0:
-            print(json.dumps(what), flush=True)
-
-    say(about(world))
-    memory = Memory.of(max(sizes) // 4, rank, ranks)
+    torch.set_num_threads(1)
+    mpi = load_mpi()
+    benchmark = Benchmark(mpi, max(sizes) // 4)
+    said: dict[str, Any] = {"torch": torch.__version__, "quoit": quoit.__version__}
+    if mpi is not None:
+        said["mpi"] = mpi.Get_library_version().partition("\n")[0].partition(",")[0]
     gc.disable()  # a collection would land in somebody's turn
-    for size in sizes:
-        faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
-        say(measure(world, memory.first(size // 4), seconds))
+    with open(path if benchmark.rank == 0 else os.devnull, "w", buffering=1) as results:
+        results.write(json.dumps(said) + "\n")
+        for size in sizes:
+            faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
+            results.write(json.dumps(benchmark.measure(size // 4, seconds)) + "\n")
     faulthandler.cancel_dump_traceback_later()
-    world.comm.close()
+    benchmark.comm.close()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], float(sys.argv[2]), [int(size) for size in sys.argv[3:]])

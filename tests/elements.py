@@ -86,6 +86,8 @@ def _average(inputs: Array) -> Array:
     total, size = _sum(inputs), len(inputs)
     if inputs.dtype.kind in "iu":
         return (np.sign(total) * (np.abs(total) // size)).astype(inputs.dtype)  # towards zero
+    if inputs.dtype.kind == "c":
+        return total.real / size + 1j * (total.imag / size)  # NumPy divides as if size were complex
     return total / inputs.dtype.type(size)
 
 

@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mpirun
 import stage
@@ -156,9 +155,7 @@ def _with_mark(mark: str) -> list[int]:
     return found
 
 
-def _start(
-    world: World, arguments: Sequence[str], env: Mapping[str, str]
-) -> subprocess.Popen[str]:
+def _start(world: World, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
     if world.kind in mpirun.FAMILIES:
         return mpirun.start(world.kind, world.size, [sys.executable, *arguments], env)
     launcher = {
