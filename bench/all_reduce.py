@@ -40,7 +40,9 @@ def load_mpi() -> Any:
     """mpi4py's MPI for the mpirun that started this rank, or None when none did."""
     started_by = launch.detect()
     if started_by is None or started_by.size < 2:
-        sys.exit("this is one rank of several: start bench/run.py, or mpirun with two ranks or more")
+        sys.exit(
+            "this is one rank of several: start bench/run.py, or mpirun with two ranks or more"
+        )
     if started_by.launcher not in ("mpich", "openmpi"):
         return None
     if started_by.mpi_library is not None:
@@ -141,9 +143,12 @@ def main(path: str, seconds: float, sizes: list[int]) -> None:
     torch.set_num_threads(1)
     mpi = load_mpi()
     benchmark = Benchmark(mpi, max(sizes) // 4)
-    said: dict[str, Any] = {"torch": torch.__version__, "quoit": quoit.__version__}
+    said = {"quoit": f"quoit {quoit.__version__}", "torch": f"torch {torch.__version__}"}
     if mpi is not None:
-        said["mpi"] = mpi.Get_library_version().partition("\n")[0].partition(",")[0]
+        words = mpi.Get_library_version().partition("\n")[0].partition(",")[0].split()
+        version = words.pop().lstrip("v")
+        name = " ".join(words).removesuffix(" Version:")
+        said[name] = f"{name} {version}"
     gc.disable()  # a collection would land in somebody's turn
     with open(path if benchmark.rank == 0 else os.devnull, "w", buffering=1) as results:
         results.write(json.dumps(said) + "\n")
