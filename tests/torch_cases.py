@@ -328,8 +328,8 @@ def wrong_requests(pg: Any) -> None:
         dist.all_reduce(_ones(2), dist.ReduceOp.BAND, group=pg)
     with pytest.raises(ValueError, match="split sizes add up to 3"):
         dist.all_to_all_single(
-            torch.empty(4),
-            torch.empty(4),
+            torch.empty(12),
+            torch.empty(12),
             [3] + [0] * (dist.get_world_size(pg) - 1),
             None,
             group=pg,
