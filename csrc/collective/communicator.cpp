@@ -161,8 +161,10 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
   const DType dtype = ins[0].dtype;
   check_views(ins, dtype, "all_to_all input");
   check_views(outs, dtype, "all_to_all output");
-  QUOIT_CHECK(uneven || (equal_sizes(ins) && equal_sizes(outs) && ins[0].count == outs[0].count),
-              UsageError, "all_to_all: blocks of different sizes need split sizes on every rank");
+  QUOIT_CHECK(
+      uneven || (equal_sizes(ins) && equal_sizes(outs) && ins[0].count == outs[0].count),
+      UsageError,
+      "all_to_all: blocks of different sizes need uneven=True (torch: split sizes) on every rank");
   // A rank sees only its own blocks, so it cannot tell by itself whether the others' are even.
   const Call call = next_call(Op::AllToAll, dtype, uneven ? 0 : ins[0].count);
   if (direct_ && !uneven)

@@ -76,7 +76,9 @@ class Engine {
   bool sweep();
   bool advance(Group& group);
   void finish(Job& job, std::exception_ptr error);
-  void fail(Group& group, const std::string& why);
+  void fail(Group& group, const std::string& why) { fail(group, why, why); }
+  // `told` is what the other ranks hear: of somebody else's fault, without this rank's part in it.
+  void fail(Group& group, const std::string& why, const std::string& told);
   void fail_first(Group& group, std::exception_ptr error);
   void fail_job(Group& group, std::list<Job>& jobs, std::list<Job>::iterator job,
                 std::exception_ptr error);

@@ -100,9 +100,9 @@ void Engine::fail_first(Group& group, std::exception_ptr error) {
   fail(group, why);
 }
 
-void Engine::fail(Group& group, const std::string& why) {
+void Engine::fail(Group& group, const std::string& why, const std::string& told) {
   group.broken_ = why;
-  group.announce_fault(why);
+  group.announce_fault(told);
   const auto error = std::make_exception_ptr(TransportError(why));
   for (auto* jobs : {&group.ordered_, &group.free_})
     while (!jobs->empty()) fail_job(group, *jobs, jobs->begin(), error);
@@ -125,7 +125,7 @@ void Engine::patrol(bool thorough) {
     if (why && advance(group)) continue;
     if (why) {
       const Job& job = group.ordered_.empty() ? group.free_.front() : group.ordered_.front();
-      fail(group, prefix_of(group, job.work->call()) + *why);
+      fail(group, prefix_of(group, job.work->call()) + *why, *why);
       continue;
     }
     if (!group.ordered_.empty() && group.ordered_.front().work->deadline().passed()) {

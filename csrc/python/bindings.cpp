@@ -17,7 +17,7 @@ namespace {
 DType dtype_named(const std::string& name) {
   for (int i = 0; i < kDTypes; ++i)
     if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
-  throw UsageError(text("dtype '", name, "' is not known to quoit"));
+  throw UsageError(text("dtype '", name, "' is not known to quoit: convert the array to another"));
 }
 
 ReduceOp op_named(const std::string& name) {
@@ -32,10 +32,10 @@ ReduceOp op_named(const std::string& name) {
 class Pinned {
  public:
   View view(const py::buffer& buffer, const std::string& dtype, bool writable) {
-    auto info = std::make_unique<py::buffer_info>(buffer.request(writable));
+    const DType type = dtype_named(dtype);
+    auto info = std::make_unique<py::buffer_info>(request(buffer, writable));
     QUOIT_CHECK(PyBuffer_IsContiguous(info->view(), 'C') != 0, UsageError,
                 "the array is not contiguous: pass numpy.ascontiguousarray(array)");
-    const DType type = dtype_named(dtype);
     const auto bytes = static_cast<std::size_t>(info->size * info->itemsize);
     View view{static_cast<std::byte*>(info->ptr), bytes / size_of(type), type};
     infos_.push_back(std::move(info));
@@ -64,6 +64,15 @@ class Pinned {
   }
 
  private:
+  static py::buffer_info request(const py::buffer& buffer, bool writable) {
+    try {
+      return buffer.request(writable);
+    } catch (const py::error_already_set& error) {
+      throw UsageError(text("the array cannot be used (", error.what(), "): pass ",
+                            writable ? "one that may be written to" : "one of numbers"));
+    }
+  }
+
   std::vector<std::unique_ptr<py::buffer_info>> infos_;
 };
 
@@ -71,6 +80,12 @@ class Pinned {
 struct PyCommunicator {
   std::shared_ptr<Engine> engine;
   std::unique_ptr<Communicator> communicator;
+
+  [[nodiscard]] Communicator& open() const {
+    QUOIT_CHECK(communicator != nullptr, UsageError,
+                "this communicator was closed: make another one");
+    return *communicator;
+  }
 };
 
 struct PyWork {
@@ -95,8 +110,7 @@ PyWork start(PyCommunicator& self, Pinned& pinned, bool background, double timeo
              Start start_call) {
   CallOptions options = pinned.options(background, timeout);
   const py::gil_scoped_release unlocked;
-  return {start_call(*self.communicator, std::move(options)), &self.communicator->engine(),
-          self.engine};
+  return {start_call(self.open(), std::move(options)), &self.open().engine(), self.engine};
 }
 
 void bind_communicator(py::module_& m) {
@@ -112,12 +126,12 @@ void bind_communicator(py::module_& m) {
       .def_property_readonly("source", [](const PyWork& self) { return self.work->source(); });
 
   py::class_<PyCommunicator>(m, "Communicator", "A group of ranks; see quoit.Communicator.")
-      .def_property_readonly("rank", [](const PyCommunicator& c) { return c.communicator->rank(); })
-      .def_property_readonly("size", [](const PyCommunicator& c) { return c.communicator->size(); })
-      .def("route", [](const PyCommunicator& c,
-                       int peer) { return std::string(c.communicator->route(peer)); })
+      .def_property_readonly("rank", [](const PyCommunicator& c) { return c.open().rank(); })
+      .def_property_readonly("size", [](const PyCommunicator& c) { return c.open().size(); })
+      .def("route",
+           [](const PyCommunicator& c, int peer) { return std::string(c.open().route(peer)); })
       .def(
-          "abort", [](PyCommunicator& c, const std::string& why) { c.communicator->abort(why); },
+          "abort", [](PyCommunicator& c, const std::string& why) { c.open().abort(why); },
           py::call_guard<py::gil_scoped_release>())
       .def(
           "close", [](PyCommunicator& c) { c.communicator.reset(); },

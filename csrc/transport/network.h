@@ -65,7 +65,7 @@ class Network {
   std::optional<std::string> failure();
 
  private:
-  using Notice = std::array<char, 256>;
+  using Notice = std::array<char, 512>;
 
   int rank_;
   Mailbox mailbox_;

@@ -81,6 +81,7 @@ bool ShmTransport::push(Peer& peer) {
       message.sent = sizeof(Frame);
       at += sizeof(Frame);
       room -= sizeof(Frame);
+      moved = true;
     }
     const std::size_t done = message.sent - sizeof(Frame);
     const std::size_t bytes = std::min({message.data.size() - done, room, kStride});
@@ -90,7 +91,7 @@ bool ShmTransport::push(Peer& peer) {
     at += bytes;
     message.sent += bytes;
     peer.out->written.store(at, std::memory_order_release);
-    moved = true;
+    moved |= bytes > 0;
     if (message.sent - sizeof(Frame) < message.data.size()) {
       if (bytes < kStride) break;
       continue;

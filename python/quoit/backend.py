@@ -51,7 +51,7 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
     _core.watch_signals()
     started_by = launch.detect()
     library = launch.find_mpi_library(started_by) if started_by is not None else None
-    _end_in_order()
+    end_in_order()
     backend: dist.Backend = module.create(
         options.store,
         options.group_rank,
@@ -74,7 +74,7 @@ def _seconds(timeout: timedelta) -> float:
 
 
 @cache
-def _end_in_order() -> None:
+def end_in_order() -> None:
     """At exit: leave the groups, stop the engine's threads, end MPI if quoit began it."""
     atexit.register(_at_exit, os.getpid())
 
@@ -82,15 +82,14 @@ def _end_in_order() -> None:
 def _at_exit(owner: int) -> None:
     if os.getpid() != owner:
         return  # a forked child has nothing to end
-    import torch.distributed as dist
-
     from quoit import _core
 
     # A program that ends by an exception must not wait for ranks that may be waiting for it.
     failed = (
         getattr(sys, "last_exc", None) is not None or getattr(sys, "last_value", None) is not None
     )
-    if dist.is_initialized() and not failed:
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_initialized() and not failed:
         dist.destroy_process_group()
     _core.stop()
     if not failed:

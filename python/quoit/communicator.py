@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from quoit import _core
@@ -70,7 +72,7 @@ class Communicator:
         timeout: seconds, of this call and of every operation (default 1800, or QUOIT_TIMEOUT_S).
         transport: "auto", "shm" or "mpi". algorithm: "auto", "direct", "ring" or "hierarchy".
         """
-        from quoit import launch
+        from quoit import backend, launch
 
         options = _core.ConnectOptions()
         if timeout is not None:
@@ -84,6 +86,7 @@ class Communicator:
             options.mpi_library = launch.find_mpi_library(started_by) or ""
             options.mpi_size = started_by.size
         _core.watch_signals()
+        backend.end_in_order()
         self._native = _core.connect(rank, size, rendezvous, options)
 
     @classmethod
@@ -152,7 +155,7 @@ class Communicator:
             self._native.all_reduce,
             array,
             target,
-            _name(array, dtype, op),
+            _name([array, target], dtype, op),
             op,
             factor,
             wait=not async_op,
@@ -177,7 +180,7 @@ class Communicator:
             self._native.reduce,
             array,
             target,
-            _name(array, dtype, op),
+            _name([array, target], dtype, op),
             op,
             factor,
             root,
@@ -198,7 +201,7 @@ class Communicator:
         return self._run(
             self._native.broadcast,
             array,
-            _name(array, dtype),
+            _name([array], dtype),
             root,
             wait=not async_op,
             timeout=timeout,
@@ -220,7 +223,7 @@ class Communicator:
             self._native.reduce_scatter,
             list(blocks),
             out,
-            _name(out, dtype, op),
+            _name([*blocks, out], dtype, op),
             op,
             factor,
             wait=not async_op,
@@ -241,7 +244,7 @@ class Communicator:
             self._native.all_gather,
             array,
             list(outs),
-            _name(array, dtype),
+            _name([array, *outs], dtype),
             wait=not async_op,
             timeout=timeout,
         )
@@ -264,7 +267,7 @@ class Communicator:
             self._native.all_to_all,
             list(ins),
             list(outs),
-            _name(ins[0], dtype),
+            _name([*ins, *outs], dtype),
             uneven,
             wait=not async_op,
             timeout=timeout,
@@ -285,7 +288,7 @@ class Communicator:
             self._native.gather,
             array,
             list(outs or ()),
-            _name(array, dtype),
+            _name([array, *(outs or ())], dtype),
             root,
             wait=not async_op,
             timeout=timeout,
@@ -306,7 +309,7 @@ class Communicator:
             self._native.scatter,
             list(ins or ()),
             out,
-            _name(out, dtype),
+            _name([*(ins or ()), out], dtype),
             root,
             wait=not async_op,
             timeout=timeout,
@@ -330,7 +333,7 @@ class Communicator:
         return self._run(
             self._native.send,
             array,
-            _name(array, dtype),
+            _name([array], dtype),
             to,
             tag,
             wait=not async_op,
@@ -351,7 +354,7 @@ class Communicator:
         return self._run(
             self._native.recv,
             array,
-            _name(array, dtype),
+            _name([array], dtype),
             source,
             tag,
             wait=not async_op,
@@ -368,12 +371,35 @@ class Communicator:
         return work
 
 
-def _name(array: Array, dtype: str | None, op: ReduceOp = "SUM") -> str:
-    """The runtime's name of an element type; complex numbers travel as pairs of floats."""
+# What carries the element types that NumPy lacks.
+_CARRIERS = {"bfloat16": "uint16", "float8": "uint8"}
+_REAL = {"complex64": "float32", "complex128": "float64"}
+
+
+@cache
+def _text(dtype: np.dtype[Any]) -> str:
+    return str(dtype)  # NumPy takes its time over this
+
+
+def _name(arrays: Sequence[Array], dtype: str | None, op: ReduceOp = "SUM") -> str:
+    """The runtime's name of the arrays' element type; complex numbers travel as pairs of floats."""
+    if not arrays:
+        return "uint8"
+    first = arrays[0].dtype
+    for array in arrays:
+        if array.dtype != first:
+            raise _core.UsageError(
+                f"the arrays of a call must have one dtype, but one is {first} and another "
+                f"{array.dtype}: convert them with astype()"
+            )
+    name = _text(first)
     if dtype is not None:
+        carrier = _CARRIERS.get(dtype, dtype)
+        if name != carrier:
+            raise _core.UsageError(
+                f"an array of {name} cannot be taken as {dtype}: pass one of {carrier}"
+            )
         return dtype
-    name = str(array.dtype)
-    real = {"complex64": "float32", "complex128": "float64"}.get(name, name)
-    if real != name and op not in ("SUM", "AVG", "PREMUL_SUM"):
+    if name in _REAL and op not in ("SUM", "AVG", "PREMUL_SUM"):
         raise _core.UsageError(f"{op} has no meaning for {name}: use SUM, AVG or PREMUL_SUM")
-    return real
+    return _REAL.get(name, name)
