@@ -139,9 +139,12 @@ void Engine::patrol(bool thorough) {
       if (job->work->deadline().passed()) {
         fail_job(group, group.free_, job, late(group, *job));
       } else if (thorough && call.root >= 0) {
-        if (const auto gone = group.departed(call.root))
-          fail_job(group, group.free_, job,
-                   std::make_exception_ptr(TransportError(prefix_of(group, call) + *gone)));
+        const auto gone = group.departed(call.root);
+        if (!gone) continue;
+        // It may have sent the message before it left.
+        if (advance(group)) break;
+        fail_job(group, group.free_, job,
+                 std::make_exception_ptr(TransportError(prefix_of(group, call) + *gone)));
       }
     }
   }
