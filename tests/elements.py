@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,9 @@ class Element:
         """What rank `rank` gives."""
         return self.encode(self._values(op, count, rank))
 
+    @lru_cache(maxsize=64)  # noqa: B019  (elements live as long as the program)
     def result(self, op: str, count: int, size: int) -> Array:
-        """What the inputs of `size` ranks reduce to."""
+        """What the inputs of `size` ranks reduce to; ranks that are threads share it."""
         inputs = np.stack([self._values(op, count, rank) for rank in range(size)])
         return self.encode(_REDUCE[op](inputs))
 

@@ -26,8 +26,8 @@ CASE_S = 20.0  # the longest that any operation of a case may take
 class Job:
     """What a rank is to do.
 
-    module: where the cases are; see Module. torch: whether they need it. kind: the World's. hosts: a
-    letter for each rank; equal letters share memory. deadline_s: for all cases together.
+    module: where the cases are; see Module. torch: whether they need it. kind: the World's. hosts:
+        a letter for each rank; equal letters share memory. deadline_s: for all cases together.
     """
 
     module: str

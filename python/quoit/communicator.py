@@ -151,16 +151,8 @@ class Communicator:
         bits.
         """
         target = array if out is None else out
-        return self._run(
-            self._native.all_reduce,
-            array,
-            target,
-            _name([array, target], dtype, op),
-            op,
-            factor,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (array, target, _name([array, target], dtype, op), op, factor)
+        return self._run(self._native.all_reduce, arguments, async_op, timeout)
 
     def reduce(
         self,
@@ -176,17 +168,8 @@ class Communicator:
     ) -> Work:
         """As :meth:`all_reduce`, but only `root` receives; the others' `out` is left alone."""
         target = array if out is None else out
-        return self._run(
-            self._native.reduce,
-            array,
-            target,
-            _name([array, target], dtype, op),
-            op,
-            factor,
-            root,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (array, target, _name([array, target], dtype, op), op, factor, root)
+        return self._run(self._native.reduce, arguments, async_op, timeout)
 
     def broadcast(
         self,
@@ -198,14 +181,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies `root`'s array into everybody's, which has the same shape."""
-        return self._run(
-            self._native.broadcast,
-            array,
-            _name([array], dtype),
-            root,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (array, _name([array], dtype), root)
+        return self._run(self._native.broadcast, arguments, async_op, timeout)
 
     def reduce_scatter(
         self,
@@ -219,16 +196,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
-        return self._run(
-            self._native.reduce_scatter,
-            list(blocks),
-            out,
-            _name([*blocks, out], dtype, op),
-            op,
-            factor,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (list(blocks), out, _name([*blocks, out], dtype, op), op, factor)
+        return self._run(self._native.reduce_scatter, arguments, async_op, timeout)
 
     def all_gather(
         self,
@@ -240,14 +209,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
-        return self._run(
-            self._native.all_gather,
-            array,
-            list(outs),
-            _name([array, *outs], dtype),
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (array, list(outs), _name([array, *outs], dtype))
+        return self._run(self._native.all_gather, arguments, async_op, timeout)
 
     def all_to_all(
         self,
@@ -263,15 +226,8 @@ class Communicator:
 
         uneven: whether block sizes may differ anywhere; the same on all ranks.
         """
-        return self._run(
-            self._native.all_to_all,
-            list(ins),
-            list(outs),
-            _name([*ins, *outs], dtype),
-            uneven,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (list(ins), list(outs), _name([*ins, *outs], dtype), uneven)
+        return self._run(self._native.all_to_all, arguments, async_op, timeout)
 
     def gather(
         self,
@@ -284,15 +240,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` of `root`; the others pass None."""
-        return self._run(
-            self._native.gather,
-            array,
-            list(outs or ()),
-            _name([array, *(outs or ())], dtype),
-            root,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (array, list(outs or ()), _name([array, *(outs or ())], dtype), root)
+        return self._run(self._native.gather, arguments, async_op, timeout)
 
     def scatter(
         self,
@@ -305,19 +254,13 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies ``ins[r]`` of `root` into the `out` of rank r; the others pass None."""
-        return self._run(
-            self._native.scatter,
-            list(ins or ()),
-            out,
-            _name([*(ins or ()), out], dtype),
-            root,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (list(ins or ()), out, _name([*(ins or ()), out], dtype), root)
+        return self._run(self._native.scatter, arguments, async_op, timeout)
 
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
         """Returns when all ranks have called it."""
-        return self._run(self._native.barrier, wait=not async_op, timeout=timeout)
+        arguments = ()
+        return self._run(self._native.barrier, arguments, async_op, timeout)
 
     def send(
         self,
@@ -330,15 +273,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
-        return self._run(
-            self._native.send,
-            array,
-            _name([array], dtype),
-            to,
-            tag,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (array, _name([array], dtype), to, tag)
+        return self._run(self._native.send, arguments, async_op, timeout)
 
     def recv(
         self,
@@ -351,22 +287,18 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
-        return self._run(
-            self._native.recv,
-            array,
-            _name([array], dtype),
-            source,
-            tag,
-            wait=not async_op,
-            timeout=timeout,
-        )
+        arguments = (array, _name([array], dtype), source, tag)
+        return self._run(self._native.recv, arguments, async_op, timeout)
 
     @staticmethod
     def _run(
-        start: Callable[..., _core.Work], *arguments: Any, wait: bool, timeout: float | None
+        start: Callable[..., _core.Work],
+        arguments: tuple[Any, ...],
+        async_op: bool,
+        timeout: float | None,
     ) -> Work:
-        work = Work(start(*arguments, not wait, timeout or 0.0))
-        if wait:
+        work = Work(start(*arguments, async_op, timeout or 0.0))
+        if not async_op:
             work.wait()
         return work
 
