@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+
 CASE_S = 20.0  # the longest that any operation of a case may take
 
 
@@ -76,7 +78,7 @@ def play(job: Job, rank: int) -> None:
                 with module.group(job, rank, number) as group:
                     module.CASES[name](group)
                 said = ""
-            except Exception:
+            except (Exception, pytest.fail.Exception):
                 said = traceback.format_exc()
             report.write(json.dumps([name, said]) + "\n")
     faulthandler.cancel_dump_traceback_later()

@@ -145,8 +145,7 @@ def test_another_torch_gets_one_build(tmp_path: Path, compiler: Path) -> None:
     said = "".join(err for _, _, err in results)
     assert re.fullmatch(r"quoit: building its torch module for torch 99\.1\.0 \(.*\)\.\.\.\n", said)
     made = (tmp_path / "made").read_text().split()
-    expected = [f"{file.stem}.o" for file in ROOT.glob("csrc/torch/*.cpp")]
-    assert sorted(made[:-1]) == sorted(expected)
+    assert made[:-1] == ["c10d.o"]
     assert made[-1].startswith("_c10d.")
 
     status, _, err = finish(start(ANOTHER_TORCH, tmp_path, **environment))

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 import mpirun
 import stage
 from quoit import Communicator
@@ -62,7 +64,7 @@ def run_threads(world: World, case: Callable[[Communicator], None]) -> str:
             with stage.left_or_aborted(comm, rank):
                 case(comm)
             said[rank] = ""
-        except Exception:
+        except (Exception, pytest.fail.Exception):
             said[rank] = f"rank {rank}: {traceback.format_exc()}"
 
     options = {"algorithm": world.algorithm, "timeout": stage.CASE_S}

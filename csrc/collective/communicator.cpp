@@ -234,14 +234,11 @@ std::optional<std::string> Communicator::failure(bool thorough) {
 }
 
 std::optional<std::string> Communicator::departed(int peer) {
-  const int here = us_.host_of[static_cast<std::size_t>(rank())];
-  int position = 0;
-  for (int other = 0; other < size(); ++other) {
-    if (us_.host_of[static_cast<std::size_t>(other)] != here) continue;
-    if (us_.segment->left(position++) && (peer == kAnyone || peer == other))
-      return text("rank ", other,
+  const Board& here = board();
+  for (int r = 0; r < here.size(); ++r)
+    if (here.name(r) == peer && us_.segment->left(r))
+      return text("rank ", peer,
                   " left the group: it destroyed its process group, or its program ended");
-  }
   return std::nullopt;
 }
 

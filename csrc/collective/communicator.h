@@ -49,7 +49,7 @@ class Communicator final : public Group {
   Communicator& operator=(const Communicator&) = delete;
 
   [[nodiscard]] int rank() const { return us_.rank; }
-  [[nodiscard]] int size() const { return static_cast<int>(us_.host_of.size()); }
+  [[nodiscard]] int size() const override { return static_cast<int>(us_.host_of.size()); }
   [[nodiscard]] Engine& engine() { return engine_; }
   [[nodiscard]] Seconds timeout() const { return us_.timeout; }
   void set_timeout(Seconds timeout) { us_.timeout = timeout; }

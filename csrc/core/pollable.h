@@ -10,6 +10,9 @@ class Pollable {
   // True once waiting is over, in success or in failure. Cheap, never blocks, never throws.
   virtual bool ready() = 0;
 
+  // Whether it still waits for something from `rank` of the group.
+  [[nodiscard]] virtual bool awaits(int rank) const = 0;
+
   // Whom it waits for, for the message when time runs out: "rank 3".
   [[nodiscard]] virtual std::string awaited() const = 0;
 

@@ -166,8 +166,10 @@ void Engine::submit(Group& group, std::shared_ptr<Work> work, Task task, Order o
   {
     const Turn turn(*this);
     // A fault that peers announced while this rank was elsewhere.
-    if (group.broken_.empty())
-      if (const auto why = group.failure(false)) fail(group, *why);
+    if (group.broken_.empty()) {
+      if (const auto why = group.failure(false))
+        fail(group, text("[quoit ", group.where(), "] ", describe(work->call()), ": ", *why), *why);
+    }
     QUOIT_CHECK(group.broken_.empty(), TransportError, group.broken_);
     in_flight_.fetch_add(1);
     if (order == Order::InTurn) {

@@ -82,6 +82,7 @@ class Engine {
   void fail_first(Group& group, std::exception_ptr error);
   void fail_job(Group& group, std::list<Job>& jobs, std::list<Job>::iterator job,
                 std::exception_ptr error);
+  static std::optional<std::string> departed(Group& group, const Job& job);
   void patrol(bool thorough);
   void run_background();
   void hand_over();

@@ -27,9 +27,9 @@ class Group {
   // Why the group cannot go on, or nothing. `thorough` also looks for dead peers (system calls).
   virtual std::optional<std::string> failure(bool thorough) = 0;
 
-  // Why nothing more will come from `peer` (it left in good order), or nothing; kAnyone: from
-  // somebody.
-  static constexpr int kAnyone = -1;
+  [[nodiscard]] virtual int size() const = 0;
+
+  // Why nothing more will come from `peer`, which left in good order; or nothing.
   virtual std::optional<std::string> departed(int peer) = 0;
 
   // Tells the other ranks that this one gave up, and why.

@@ -108,6 +108,15 @@ void Engine::fail(Group& group, const std::string& why, const std::string& told)
     while (!jobs->empty()) fail_job(group, *jobs, jobs->begin(), error);
 }
 
+// Why a job waits in vain: a rank from which it needs something left.
+std::optional<std::string> Engine::departed(Group& group, const Job& job) {
+  for (int peer = 0; peer < group.size(); ++peer) {
+    if (!job.flow.awaits(peer)) continue;
+    if (auto why = group.departed(peer)) return why;
+  }
+  return std::nullopt;
+}
+
 // Looks after deadlines, faults that peers announced, and (`thorough`) peers that died or left.
 void Engine::patrol(bool thorough) {
   const auto late = [](const Group& group, const Job& job) {
@@ -120,7 +129,7 @@ void Engine::patrol(bool thorough) {
     Group& group = *groups_[i];
     if (!group.busy()) continue;
     auto why = group.failure(thorough);
-    if (!why && thorough && !group.ordered_.empty()) why = group.departed(Group::kAnyone);
+    if (!why && thorough && !group.ordered_.empty()) why = departed(group, group.ordered_.front());
     // What peers sent before the failure still counts.
     if (why && advance(group)) continue;
     if (why) {
@@ -138,8 +147,8 @@ void Engine::patrol(bool thorough) {
       const Call& call = job->work->call();
       if (job->work->deadline().passed()) {
         fail_job(group, group.free_, job, late(group, *job));
-      } else if (thorough && call.root >= 0) {
-        const auto gone = group.departed(call.root);
+      } else if (thorough) {
+        const auto gone = departed(group, *job);
         if (!gone) continue;
         // It may have sent the message before it left.
         if (advance(group)) break;

@@ -45,6 +45,9 @@ class Flow {
   // What the finished task threw, or null.
   [[nodiscard]] std::exception_ptr error() const;
 
+  // Whether the task waits for something from `rank` of the group.
+  [[nodiscard]] bool awaits(int rank) const { return blocked_on_ && blocked_on_->awaits(rank); }
+
   // Whom the task waits for.
   [[nodiscard]] std::string awaited() const { return blocked_on_ ? blocked_on_->awaited() : ""; }
 

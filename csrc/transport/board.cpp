@@ -17,10 +17,11 @@ std::size_t Board::bytes(int size) {
   return line_bytes(size) + static_cast<std::size_t>(size) * kDepth * kSlot;
 }
 
-Board::Board(std::byte* memory, int rank, std::vector<Bell*> bells)
+Board::Board(std::byte* memory, int rank, std::vector<int> names, std::vector<Bell*> bells)
     : lines_(reinterpret_cast<Line*>(memory)),
       slots_(memory + line_bytes(static_cast<int>(bells.size()))),
       rank_(rank),
+      names_(std::move(names)),
       bells_(std::move(bells)) {}
 
 Board::Round Board::publish(const Call& call) {
@@ -41,17 +42,24 @@ bool Published::ready() {
   return true;
 }
 
+bool Published::awaits(int rank) const {
+  for (int r = rank_; r < last_; ++r)
+    if (board_.name(r) == rank && !board_.published(r, round_)) return true;
+  return false;
+}
+
 std::string Published::awaited() const {
   std::string who;
   for (int rank = rank_; rank < last_; ++rank)
-    if (!board_.published(rank, round_)) who += text(who.empty() ? "local rank " : ", ", rank);
+    if (!board_.published(rank, round_))
+      who += text(who.empty() ? "rank " : ", ", board_.name(rank));
   return who;
 }
 
 void Published::result() const {
-  QUOIT_CHECK(
-      rank_ == last_, UsageError,
-      describe_mismatch(rank_, board_.call(rank_, round_), board_.call(board_.rank(), round_)));
+  QUOIT_CHECK(rank_ == last_, UsageError,
+              describe_mismatch(board_.name(rank_), board_.call(rank_, round_),
+                                board_.call(board_.rank(), round_)));
 }
 
 }  // namespace quoit

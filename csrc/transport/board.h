@@ -25,12 +25,14 @@ class Board {
 
   static std::size_t bytes(int size);
 
-  // `memory` is zeroed, aligned to a page, of `bytes(size)` bytes, and outlives the board; bells[r]
-  // wakes rank r.
-  Board(std::byte* memory, int rank, std::vector<Bell*> bells);
+  // `memory` is zeroed, aligned to a page, of `bytes(size)` bytes, and outlives the board. Ranks of
+  // the board count from 0; names[r] is rank r's number in the group, and bells[r] wakes it.
+  Board(std::byte* memory, int rank, std::vector<int> names, std::vector<Bell*> bells);
 
   [[nodiscard]] int rank() const { return rank_; }
   [[nodiscard]] int size() const { return static_cast<int>(bells_.size()); }
+
+  [[nodiscard]] int name(int rank) const { return names_[static_cast<std::size_t>(rank)]; }
 
   // Where `rank` puts (or has put) `bytes` of data in `round`; at most kSlot of them.
   [[nodiscard]] std::byte* payload(int rank, Round round, std::size_t bytes) const {
@@ -66,6 +68,7 @@ class Board {
   Line* lines_;
   std::byte* slots_;
   int rank_;
+  std::vector<int> names_;
   std::vector<Bell*> bells_;
   Round next_ = 0;
 };
@@ -78,6 +81,7 @@ class Published final : public Pollable {
   Published(const Board& board, Board::Round round) : Published(board, round, 0, board.size()) {}
 
   bool ready() override;
+  [[nodiscard]] bool awaits(int rank) const override;
   [[nodiscard]] std::string awaited() const override;
 
   // Call when ready; throws UsageError when a rank makes another call.

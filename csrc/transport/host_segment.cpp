@@ -46,7 +46,7 @@ HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members 
       members_(std::move(members)),
       header_(reinterpret_cast<Header*>(memory)),
       board_(memory + Header::bytes(static_cast<int>(members_.ranks.size())), members_.mine,
-             members_.bells),
+             members_.ranks, members_.bells),
       pipes_(reinterpret_cast<Pipe*>(memory + Header::bytes(board_.size()) +
                                      Board::bytes(board_.size()))) {
   Member& me = header_->members()[members_.mine];

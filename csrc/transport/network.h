@@ -15,6 +15,9 @@ class Exchange final : public Pollable {
   Exchange(Transfer out, Transfer in) : out_(std::move(out)), in_(std::move(in)) {}
 
   bool ready() override { return in_.ready() && out_.ready(); }
+  [[nodiscard]] bool awaits(int rank) const override {
+    return in_.awaits(rank) || out_.awaits(rank);
+  }
   [[nodiscard]] std::string awaited() const override {
     return text("the message from ", in_.awaited(), " and the message to ", out_.awaited());
   }

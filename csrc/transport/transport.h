@@ -47,6 +47,10 @@ class Transfer final : public Pollable {
 
   bool ready() override { return state_->done.load(std::memory_order_acquire); }
 
+  [[nodiscard]] bool awaits(int rank) const override {
+    return !state_->done && state_->peer == rank;
+  }
+
   [[nodiscard]] std::string awaited() const override {
     return state_->peer == kAnySource ? "any rank" : text("rank ", state_->peer);
   }

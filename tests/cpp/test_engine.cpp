@@ -114,7 +114,7 @@ void missing_rank_times_out() {
     }
     const std::string said = error_of([&] { wait(c, c.barrier()); });
     contains(said, "barrier #1");
-    contains(said, "timed out waiting for local rank 1");
+    contains(said, "timed out waiting for rank 1");
   });
 }
 
