@@ -1,17 +1,14 @@
 #include "collective/direct.h"
 
 #include <algorithm>
-#include <cstring>
+
+#include "core/copy.h"
 
 namespace quoit {
 namespace {
 
 // Up to here one round is cheapest: everybody publishes all, everybody reduces all.
 constexpr std::size_t kOneRound = 16 * 1024;
-
-void copy_bytes(const std::byte* from, std::byte* to, std::size_t bytes) {
-  if (bytes > 0 && from != to) std::memcpy(to, from, bytes);
-}
 
 // The part of `view` that round `k` carries when a round holds `span` elements.
 View window(View view, std::size_t k, std::size_t span) {
@@ -33,7 +30,7 @@ std::size_t longest(const std::vector<View>& views) {
 
 // A slot cut into one block per rank, each of `span` elements.
 struct Blocks {
-  Blocks(const Board& board, DType dtype)
+  Blocks(Board& board, DType dtype)
       : board(board),
         item(size_of(dtype)),
         span(Board::kSlot / static_cast<std::size_t>(board.size()) / item) {}
@@ -49,20 +46,22 @@ struct Blocks {
     for (int r = 0; r < board.size(); ++r) {
       if (r == board.rank()) continue;
       const View part = window(parts[static_cast<std::size_t>(r)], k, span);
-      copy_bytes(part.data, at(r, board.rank(), round), part.bytes());
+      board.writer().put(part.data, at(r, board.rank(), round), part.bytes());
     }
   }
 
-  const Board& board;
+  Board& board;
   std::size_t item;
   std::size_t span;
 };
 
 // The skeleton of most collectives: `write(k, round)` fills this rank's slot, `read(k, round)` uses
 // the others'. A rank publishes one round ahead of the one it reads, so that nobody waits for a
-// copy.
+// copy. A round moves `bytes` through a slot, the last one perhaps fewer.
 template <class Write, class Read>
-Task run_rounds(Board& board, const Call& call, std::size_t rounds, Write write, Read read) {
+Task run_rounds(Board& board, const Call& call, std::size_t rounds, std::size_t bytes, Write write,
+                Read read) {
+  board.writer().begin(call.op, rounds * bytes);
   const auto publish = [&](std::size_t k) {
     write(k, board.next());
     return board.publish(call);
@@ -73,6 +72,7 @@ Task run_rounds(Board& board, const Call& call, std::size_t rounds, Write write,
     Published everyone(board, current);
     co_await everyone;
     read(k, current);
+    board.writer().moved(bytes);
     current = next;
   }
 }
@@ -108,11 +108,12 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
     for (std::size_t r = 0; r < n; ++r) {
       if (static_cast<int>(r) == me) continue;
       const Slice piece = Slice{0, all.count}.piece(n, r);
-      copy_bytes(all.at(piece).data, slot + piece.begin * item, piece.count * item);
+      board.writer().put(all.at(piece).data, slot + piece.begin * item, piece.count * item);
     }
     return board.publish(call);
   };
 
+  board.writer().begin(call.op, in.bytes());
   Board::Round staged = stage(0);
   Board::Round ahead = rounds > 1 ? stage(1) : staged;
   for (std::size_t k = 0; k < rounds; ++k) {
@@ -127,10 +128,14 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
               ? from.at(mine).data
               : board.payload(static_cast<int>(r), staged, Board::kSlot) + mine.begin * item;
     std::byte* const shared = board.payload(me, board.next(), Board::kSlot);
-    if (receives)
-      reduce(in.dtype, step, inputs, to.at(mine).data, shared, mine.count);
-    else
+    if (!receives) {
       reduce(in.dtype, step, inputs, shared, nullptr, mine.count);
+    } else if (board.writer().way() == SlotWriter::Way::Plain) {
+      reduce(in.dtype, step, inputs, to.at(mine).data, shared, mine.count);
+    } else {
+      reduce(in.dtype, step, inputs, to.at(mine).data, nullptr, mine.count);
+      board.writer().put(to.at(mine).data, shared, mine.count * item);
+    }
     const Board::Round reduced = board.publish(call);
     for (std::size_t d = 1; d < n; ++d) {
       const int peer = static_cast<int>((static_cast<std::size_t>(me) + d) % n);
@@ -141,6 +146,7 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
         copy_bytes(board.payload(peer, reduced, Board::kSlot), to.at(theirs).data,
                    theirs.count * item);
     }
+    board.writer().moved(from.bytes());
     staged = ahead;
     if (k + 2 < rounds) ahead = stage(k + 2);
   }
@@ -169,7 +175,7 @@ Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View o
       inputs[static_cast<std::size_t>(r)] = r == me ? mine.data : blocks.at(me, r, round);
     reduce(out.dtype, step, inputs, window(out, k, blocks.span).data, nullptr, mine.count);
   };
-  co_await run_rounds(board, call, rounds_for(longest(in), blocks.span), write, read);
+  co_await run_rounds(board, call, rounds_for(longest(in), blocks.span), Board::kSlot, write, read);
 }
 
 Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs) {
@@ -177,7 +183,7 @@ Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs)
   const std::size_t span = Board::kSlot / size_of(in.dtype);
   const auto write = [&](std::size_t k, Board::Round round) {
     const View part = window(in, k, span);
-    copy_bytes(part.data, board.payload(me, round, Board::kSlot), part.bytes());
+    board.writer().put(part.data, board.payload(me, round, Board::kSlot), part.bytes());
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     for (int r = 0; r < board.size(); ++r) {
@@ -186,7 +192,7 @@ Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs)
     }
   };
   copy_bytes(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
-  co_await run_rounds(board, call, rounds_for(longest(outs), span), write, read);
+  co_await run_rounds(board, call, rounds_for(longest(outs), span), Board::kSlot, write, read);
 }
 
 Task direct_all_to_all(Board& board, Call call, std::vector<View> ins, std::vector<View> outs) {
@@ -201,7 +207,8 @@ Task direct_all_to_all(Board& board, Call call, std::vector<View> ins, std::vect
   };
   copy_bytes(ins[static_cast<std::size_t>(me)].data, outs[static_cast<std::size_t>(me)].data,
              ins[static_cast<std::size_t>(me)].bytes());
-  co_await run_rounds(board, call, rounds_for(longest(ins), blocks.span), write, read);
+  co_await run_rounds(board, call, rounds_for(longest(ins), blocks.span), Board::kSlot, write,
+                      read);
 }
 
 Task direct_broadcast(Board& board, Call call, View data, int root) {
@@ -209,13 +216,14 @@ Task direct_broadcast(Board& board, Call call, View data, int root) {
   const std::size_t span = Board::kSlot / size_of(data.dtype);
   const auto write = [&](std::size_t k, Board::Round round) {
     const View part = window(data, k, span);
-    if (sends) copy_bytes(part.data, board.payload(root, round, Board::kSlot), part.bytes());
+    if (sends)
+      board.writer().put(part.data, board.payload(root, round, Board::kSlot), part.bytes());
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     const View part = window(data, k, span);
     if (!sends) copy_bytes(board.payload(root, round, Board::kSlot), part.data, part.bytes());
   };
-  co_await run_rounds(board, call, rounds_for(data.count, span), write, read);
+  co_await run_rounds(board, call, rounds_for(data.count, span), Board::kSlot, write, read);
 }
 
 Task direct_gather(Board& board, Call call, View in, std::vector<View> outs, int root) {
@@ -223,7 +231,8 @@ Task direct_gather(Board& board, Call call, View in, std::vector<View> outs, int
   const std::size_t span = Board::kSlot / size_of(in.dtype);
   const auto write = [&](std::size_t k, Board::Round round) {
     const View part = window(in, k, span);
-    if (me != root) copy_bytes(part.data, board.payload(me, round, Board::kSlot), part.bytes());
+    if (me != root)
+      board.writer().put(part.data, board.payload(me, round, Board::kSlot), part.bytes());
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     if (me != root) return;
@@ -233,7 +242,7 @@ Task direct_gather(Board& board, Call call, View in, std::vector<View> outs, int
     }
   };
   if (me == root) copy_bytes(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
-  co_await run_rounds(board, call, rounds_for(in.count, span), write, read);
+  co_await run_rounds(board, call, rounds_for(in.count, span), Board::kSlot, write, read);
 }
 
 Task direct_scatter(Board& board, Call call, std::vector<View> ins, View out, int root) {
@@ -247,12 +256,12 @@ Task direct_scatter(Board& board, Call call, std::vector<View> ins, View out, in
     if (me != root) copy_bytes(blocks.at(me, root, round), part.data, part.bytes());
   };
   if (me == root) copy_bytes(ins[static_cast<std::size_t>(me)].data, out.data, out.bytes());
-  co_await run_rounds(board, call, rounds_for(out.count, blocks.span), write, read);
+  co_await run_rounds(board, call, rounds_for(out.count, blocks.span), Board::kSlot, write, read);
 }
 
 Task direct_barrier(Board& board, Call call) {
   const auto nothing = [](std::size_t, Board::Round) {};
-  co_await run_rounds(board, call, 1, nothing, nothing);
+  co_await run_rounds(board, call, 1, 0, nothing, nothing);
 }
 
 }  // namespace quoit

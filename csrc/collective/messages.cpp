@@ -1,17 +1,16 @@
 #include "collective/messages.h"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
+
+#include "core/copy.h"
 
 namespace quoit {
 namespace {
 
 constexpr std::size_t kSegment = 256 * 1024;  // bytes that are passed on at a time
 
-void copy_view(View from, View to) {
-  if (from.count > 0 && from.data != to.data) std::memcpy(to.data, from.data, from.bytes());
-}
+void copy_view(View from, View to) { copy_bytes(from.data, to.data, from.bytes()); }
 
 View of_rank(const std::vector<View>& views, int rank) {
   return views[static_cast<std::size_t>(rank)];

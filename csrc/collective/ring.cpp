@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <optional>
+
+#include "core/copy.h"
 
 namespace quoit {
 namespace {
@@ -61,8 +62,8 @@ ReduceStep load(View in, View out, ReduceStep step) {
   const std::array<const std::byte*, 1> input{in.data};
   if (step.op == ReduceOp::PremulSum)
     reduce(in.dtype, step, input, out.data, nullptr, in.count);
-  else if (in.data != out.data && in.count > 0)
-    std::memcpy(out.data, in.data, in.bytes());
+  else
+    copy_bytes(in.data, out.data, in.bytes());
   return {step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0, step.divide_by};
 }
 
@@ -133,12 +134,12 @@ Task ring_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out
   // Starting one chunk back, the own chunk is the one that comes home.
   co_await reduce_pass(net, ring, data, chunks, ring.position - 1, loaded, workspace->segments);
   const View mine = data.at(chunks[static_cast<std::size_t>(ring.position)]);
-  if (mine.count > 0) std::memcpy(out.data, mine.data, mine.bytes());
+  copy_bytes(mine.data, out.data, mine.bytes());
 }
 
 Task ring_all_gather(Network& net, Ring ring, View in, std::vector<View> outs) {
   const View mine = outs[static_cast<std::size_t>(ring.position)];
-  if (in.data != mine.data && in.count > 0) std::memcpy(mine.data, in.data, in.bytes());
+  copy_bytes(in.data, mine.data, in.bytes());
   // The parts lie anywhere in memory: one exchange per part and step.
   for (int step = 0; step + 1 < ring.size(); ++step) {
     const View out = outs[static_cast<std::size_t>(ring.wrap(ring.position - step))];

@@ -20,6 +20,7 @@ enum class Op : std::uint8_t {
   Send,
   Recv,
 };
+constexpr std::size_t kOps = static_cast<std::size_t>(Op::Recv) + 1;
 std::string_view name_of(Op op);
 
 struct Call {

@@ -253,7 +253,9 @@ void Engine::stop() {
 
 void Engine::run_background() {
   ::pthread_setname_np(::pthread_self(), "quoit");
-  const auto useful = [this] { return in_flight_.load() > 0 && waiters_.load() == 0; };
+  const auto useful = [this] {
+    return in_flight_.load() > 0 && waiters_.load() == 0 && !stopping_;
+  };
   std::unique_lock lock(idle_mutex_);
   while (!stopping_) {
     if (!useful()) {

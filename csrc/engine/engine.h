@@ -101,7 +101,7 @@ class Engine {
   std::condition_variable idle_;       // wakes the background thread
   std::condition_variable completed_;  // wakes waiters that do not drive
   std::atomic<int> bystanders_{0};     // those waiters
-  bool stopping_ = false;              // guarded by idle_mutex_
+  std::atomic<bool> stopping_{false};  // changed under idle_mutex_
   std::atomic<bool> background_allowed_{true};
   std::thread background_;
   Callbacks callbacks_;

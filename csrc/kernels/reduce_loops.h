@@ -3,6 +3,7 @@
 // compiler vectorises. Everything here has internal linkage, and no inline function of a library is
 // called: of such weak symbols the linker keeps one copy, which may be the one that this CPU lacks
 // the instructions for. Include half_plain.h or half_f16c.h first.
+#include "core/copy.h"
 #include "kernels/kernel_table.h"
 #include "kernels/reduce_formats.h"
 #include "kernels/reduce_ops.h"
@@ -133,7 +134,7 @@ void reduce_blocks(const KernelCall& call, Op op, std::size_t offset, std::size_
   while (count > 0) {
     const std::size_t now = count < block ? count : block;
     reduce_block<Format>(call, op, offset, now);
-    if (call.also) __builtin_memcpy(call.also + offset, call.out + offset, now * kBytes);
+    if (call.also) copy_bytes(call.out + offset, call.also + offset, now * kBytes);
     offset += now * kBytes;
     count -= now;
   }

@@ -13,6 +13,7 @@
 #include "core/call.h"
 #include "core/pollable.h"
 #include "transport/bell.h"
+#include "transport/slot_writer.h"
 
 namespace quoit {
 
@@ -38,6 +39,9 @@ class Board {
   [[nodiscard]] std::byte* payload(int rank, Round round, std::size_t bytes) const {
     return bytes <= kInline ? line(rank, round).small : slot(rank, round);
   }
+
+  // Fills this rank's slots.
+  [[nodiscard]] SlotWriter& writer() { return writer_; }
 
   // The round this rank publishes next.
   [[nodiscard]] Round next() const { return next_; }
@@ -71,6 +75,7 @@ class Board {
   std::vector<int> names_;
   std::vector<Bell*> bells_;
   Round next_ = 0;
+  SlotWriter writer_;
 };
 
 // Waits until ranks [first, last) have published `round`, and checks that they make the same call.

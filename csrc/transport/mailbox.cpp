@@ -1,14 +1,15 @@
 #include "transport/mailbox.h"
 
-#include <cstring>
 #include <utility>
+
+#include "core/copy.h"
 
 namespace quoit {
 
 void Arrival::write(std::size_t offset, ConstBytes bytes) {
   const bool into_buffer = !buffer.empty();
   if (bytes.empty() || (!into_buffer && receive->cancelled)) return;
-  std::memcpy(into + offset, bytes.data(), bytes.size());
+  copy_bytes(bytes.data(), into + offset, bytes.size());
 }
 
 Transfer Mailbox::post(int from, Tag tag, Bytes into) {
@@ -78,7 +79,7 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
 
 void Mailbox::finish(std::list<Arrival>::iterator arrival) {
   if (arrival->landing && arrival->size > 0 && !arrival->receive->cancelled)
-    std::memcpy(arrival->landing, arrival->buffer.data(), arrival->size);
+    copy_bytes(arrival->buffer.data(), arrival->landing, arrival->size);
   arrival->receive->complete();
   arrivals_.erase(arrival);
 }

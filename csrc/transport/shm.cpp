@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/copy.h"
+
 namespace quoit {
 namespace {
 
@@ -13,8 +15,8 @@ constexpr std::size_t kStride = 64 * 1024;
 void copy_in(Pipe& pipe, std::uint64_t at, const std::byte* from, std::size_t bytes) {
   const std::size_t begin = at % Pipe::kCapacity;
   const std::size_t head = std::min(bytes, Pipe::kCapacity - begin);
-  std::memcpy(pipe.data + begin, from, head);
-  if (bytes > head) std::memcpy(pipe.data, from + head, bytes - head);
+  copy_bytes(from, pipe.data + begin, head);
+  copy_bytes(from + head, pipe.data, bytes - head);
 }
 
 // Passes the bytes at stream position `at` to `sink` in at most two pieces.
