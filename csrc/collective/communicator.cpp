@@ -7,6 +7,8 @@
 namespace quoit {
 namespace {
 
+constexpr Seconds kGrace{5};  // for collectives in flight when the group is shut down
+
 // Below this a tree's fewer steps win over a chain's fewer bytes.
 constexpr std::size_t kTree = 64 * 1024;
 
@@ -83,6 +85,12 @@ Communicator::Communicator(Engine& engine, Membership membership)
 }
 
 Communicator::~Communicator() { engine_.leave(*this); }
+
+void Communicator::shut_down() {
+  engine_.end(*this, std::min(kGrace, us_.timeout));
+  us_.segment->leave();
+  us_.network->leave();
+}
 
 Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduction,
                                               CallOptions options) {
@@ -239,7 +247,7 @@ std::optional<std::string> Communicator::departed(int peer) {
     if (here.name(r) == peer && us_.segment->left(r))
       return text("rank ", peer,
                   " left the group: it destroyed its process group, or its program ended");
-  return std::nullopt;
+  return us_.network->departed(peer);
 }
 
 void Communicator::announce_fault(const std::string& why) {

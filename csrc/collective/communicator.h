@@ -87,6 +87,10 @@ class Communicator final : public Group {
   // Fails everything pending and all later calls, here and on the other ranks.
   void abort(const std::string& why) { engine_.abort(*this, why); }
 
+  // Lets collectives in flight complete for a moment, fails what is left, and tells the other ranks
+  // that this one left. The object may live on, held by works that are done.
+  void shut_down();
+
   // For the engine.
   bool progress() override { return us_.network->progress(); }
   std::optional<std::string> failure(bool thorough) override;
@@ -94,6 +98,7 @@ class Communicator final : public Group {
   void announce_fault(const std::string& why) override;
   [[nodiscard]] bool cancels() const override { return us_.network->cancels(); }
   [[nodiscard]] bool rings_bell() const override { return us_.network->rings_bell(); }
+  void arm_bell() override { us_.network->arm_bell(); }
   [[nodiscard]] bool oversubscribed() const override { return oversubscribed_; }
   [[nodiscard]] std::string where() const override;
 

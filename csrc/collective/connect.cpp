@@ -60,6 +60,44 @@ std::vector<int> all_ranks(std::size_t size) {
   return ranks;
 }
 
+// What goes between ranks: whether those of a host share memory, and what others use.
+struct Means {
+  bool share_memory = true;
+  enum { Nothing, Mpi, Tcp } between = Nothing;
+};
+
+Means means_of(const ConnectOptions& options) {
+  const std::string& choice = options.transport;
+  if (choice == "auto") return {true, options.mpi_library.empty() ? Means::Tcp : Means::Mpi};
+  if (choice == "shm") return {true, Means::Nothing};
+  if (choice == "mpi" || choice == "shm+mpi") return {choice != "mpi", Means::Mpi};
+  if (choice == "tcp" || choice == "shm+tcp") return {choice != "tcp", Means::Tcp};
+  throw UsageError(text("transport '", choice,
+                        "' is not known: choose auto, shm, mpi, tcp, shm+mpi or shm+tcp"));
+}
+
+// The second thing that ranks tell: where the memory of their host is, and how to reach them from
+// others.
+struct Offer {
+  std::string segment;   // of the first rank of a host
+  int mpi_rank = -1;     // in MPI_COMM_WORLD
+  std::string endpoint;  // of TCP
+
+  [[nodiscard]] std::string written() const {
+    return text(segment, "\n", mpi_rank, "\n", endpoint, "\n");
+  }
+  static Offer read(const std::string& said) {
+    std::istringstream lines(said);
+    Offer offer;
+    std::string number;
+    std::getline(lines, offer.segment);
+    std::getline(lines, number);
+    std::getline(lines, offer.endpoint);
+    offer.mpi_rank = std::atoi(number.c_str());
+    return offer;
+  }
+};
+
 void add_pipes(Membership& us, const std::vector<int>& local) {
   if (local.size() < 2) return;
   us.network->add(
@@ -73,6 +111,10 @@ ConnectOptions ConnectOptions::from_environment() {
   options.transport = env::read("QUOIT_TRANSPORT").value_or("auto");
   options.algorithm = env::read("QUOIT_ALGORITHM").value_or("auto");
   if (const auto seconds = env::read_number("QUOIT_TIMEOUT_S")) options.timeout = Seconds(*seconds);
+  options.tcp.interfaces = env::read("QUOIT_IFACE").value_or("");
+  options.tcp.ports = env::read("QUOIT_PORTS").value_or("");
+  if (const auto streams = env::read_number("QUOIT_STREAMS"))
+    options.tcp.streams = static_cast<int>(*streams);
   return options;
 }
 
@@ -80,9 +122,7 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
                                       const ConnectOptions& options) {
   QUOIT_CHECK(size > 0 && rank >= 0 && rank < size, UsageError, "a group of ", size,
               " ranks has no rank ", rank);
-  const auto& choice = options.transport;
-  QUOIT_CHECK(choice == "auto" || choice == "shm" || choice == "mpi", UsageError, "transport '",
-              choice, "' is not known: choose auto, shm or mpi");
+  const Means means = means_of(options);
   const Deadline deadline = Deadline::after(options.timeout);
   Membership us;
   us.rank = rank;
@@ -90,9 +130,9 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   us.algorithm = algorithm_named(options.algorithm);
   us.network = std::make_unique<Network>(rank, size);
 
-  // First: who is where. With transport "mpi" every rank counts as a host of its own.
+  // First: who is where. A rank that shall share no memory counts as a host of its own.
   std::string identity = host_identity();
-  if (choice == "mpi") identity += text("/", rank);
+  if (!means.share_memory) identity += text("/", rank);
   std::vector<Card> cards;
   std::vector<std::string> identities;
   for (const std::string& said :
@@ -105,21 +145,26 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   us.host_of = number_hosts(identities);
   HostSegment::Members members = members_of(us.host_of, rank);
   const bool several_hosts = members.ranks.size() < cards.size();
-  QUOIT_CHECK(!several_hosts || choice != "shm", UnavailableError,
+  QUOIT_CHECK(!several_hosts || means.between != Means::Nothing, UnavailableError,
               "QUOIT_TRANSPORT=shm, but the ranks are on several hosts (", us.host_names.front(),
               ", ", us.host_names.back(), "): use 'auto'");
   MpiLibrary* mpi = nullptr;
-  if (several_hosts) {
-    QUOIT_CHECK(!options.mpi_library.empty(), UnavailableError, "rank 0 on ", us.host_names.front(),
-                " and rank ", size - 1, " on ", us.host_names.back(),
-                " share no memory, and between hosts this version of quoit needs MPI: start the "
-                "program with mpirun");
+  std::unique_ptr<TcpTransport> tcp;
+  Offer offer;
+  if (several_hosts && means.between == Means::Mpi) {
+    QUOIT_CHECK(!options.mpi_library.empty(), UnavailableError,
+                "QUOIT_TRANSPORT=", options.transport,
+                ", but this program was not started by an mpirun that quoit "
+                "knows: start it with mpirun, or use 'auto', which takes TCP");
     mpi = &MpiLibrary::load(options.mpi_library, options.mpi_size);
     if (!mpi->thread_multiple()) engine.forbid_background();
+    offer.mpi_rank = mpi->world_rank();
+  } else if (several_hosts) {
+    tcp = std::make_unique<TcpTransport>(options.tcp, rank, engine.bell(), us.network->mailbox());
+    offer.endpoint = tcp->endpoint().written();
   }
 
-  // Second: the first rank of each host makes the memory they share; everybody says who it is in
-  // MPI.
+  // Second: the first rank of each host makes the memory they share.
   for (const int member : members.ranks) {
     auto memory =
         member == rank ? nullptr : SharedMemory::open(cards[static_cast<std::size_t>(member)].bell);
@@ -131,23 +176,26 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   if (rank == first)
     memory = SharedMemory::create(HostSegment::bytes(static_cast<int>(members.ranks.size())),
                                   "quoit-group");
-  std::ostringstream offer;
-  offer << (mpi ? mpi->world_rank() : -1) << " " << (memory ? memory->name() : "");
-  std::vector<std::string> segments;
-  std::vector<int> world_ranks;
-  for (const std::string& said : meet(offer.str())) {
-    std::istringstream words(said);
-    words >> world_ranks.emplace_back() >> std::ws;
-    std::getline(words, segments.emplace_back());
-  }
-  if (!memory) memory = SharedMemory::open(segments[static_cast<std::size_t>(first)]);
+  if (memory) offer.segment = memory->name();
+  std::vector<Offer> offers;
+  for (const std::string& said : meet(offer.written())) offers.push_back(Offer::read(said));
+  if (!memory) memory = SharedMemory::open(offers[static_cast<std::size_t>(first)].segment);
   std::byte* const segment = memory->data();
   us.segment = std::make_unique<HostSegment>(std::move(memory), segment, members);
   us.segment->await_all(deadline);
 
-  if (mpi)
+  const std::vector<int> everybody = all_ranks(static_cast<std::size_t>(size));
+  if (mpi) {
+    std::vector<int> world_ranks;
+    for (const Offer& one : offers) world_ranks.push_back(one.mpi_rank);
     us.network->add(make_mpi_transport(*mpi, us.network->mailbox(), world_ranks, rank, deadline),
-                    all_ranks(static_cast<std::size_t>(size)));
+                    everybody);
+  } else if (tcp) {
+    std::vector<TcpEndpoint> endpoints;
+    for (const Offer& one : offers) endpoints.push_back(TcpEndpoint::read(one.endpoint));
+    tcp->meet(endpoints, us.host_names);
+    us.network->add(std::move(tcp), everybody);
+  }
   add_pipes(us, members.ranks);
   return std::make_unique<Communicator>(engine, std::move(us));
 }
@@ -161,8 +209,19 @@ std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts,
     bells.push_back(&rank.engine->bell());
   }
   const auto wire = std::make_shared<LoopbackWire>(bells);
+  const bool tcp = means_of(options).between == Means::Tcp && options.transport != "auto";
+  std::vector<std::unique_ptr<TcpTransport>> calls;
+  std::vector<TcpEndpoint> endpoints;
   const std::vector<int> host_of = number_hosts(hosts);
   std::map<int, std::shared_ptr<SharedMemory>> memory_of;
+  std::vector<std::unique_ptr<Network>> networks;
+  for (int r = 0; r < static_cast<int>(hosts.size()); ++r) {
+    networks.push_back(std::make_unique<Network>(r, static_cast<int>(hosts.size())));
+    if (!tcp) continue;
+    calls.push_back(std::make_unique<TcpTransport>(
+        options.tcp, r, *bells[static_cast<std::size_t>(r)], networks.back()->mailbox()));
+    endpoints.push_back(calls.back()->endpoint());
+  }
   for (std::size_t r = 0; r < hosts.size(); ++r) {
     Membership us;
     us.rank = static_cast<int>(r);
@@ -171,9 +230,14 @@ std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts,
     us.timeout = options.timeout;
     us.algorithm = algorithm_named(options.algorithm);
     for (const ThreadRank& rank : world) us.keep.push_back(rank.engine->bell_memory());
-    us.network = std::make_unique<Network>(us.rank, static_cast<int>(hosts.size()));
-    us.network->add(std::make_unique<LoopbackTransport>(wire, us.rank, us.network->mailbox()),
-                    all_ranks(hosts.size()));
+    us.network = std::move(networks[r]);
+    if (tcp) {
+      calls[r]->meet(endpoints, hosts);
+      us.network->add(std::move(calls[r]), all_ranks(hosts.size()));
+    } else {
+      us.network->add(std::make_unique<LoopbackTransport>(wire, us.rank, us.network->mailbox()),
+                      all_ranks(hosts.size()));
+    }
     HostSegment::Members members = members_of(host_of, us.rank);
     for (const int member : members.ranks)
       members.bells.push_back(bells[static_cast<std::size_t>(member)]);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "collective/communicator.h"
+#include "transport/tcp.h"
 
 namespace quoit {
 
@@ -18,10 +19,15 @@ struct ConnectOptions {
   std::string mpi_library;  // path of the launcher's libmpi; empty when not under mpirun
   int mpi_size = 0;         // how many ranks that launcher started
 
-  // Fills in what the environment says: QUOIT_TRANSPORT (auto, shm, mpi), QUOIT_ALGORITHM,
-  // QUOIT_TIMEOUT_S. Arguments win over the environment.
+  // Fills in what the environment says: QUOIT_TRANSPORT, QUOIT_ALGORITHM, QUOIT_TIMEOUT_S,
+  // QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS. Arguments win over the environment.
+  //
+  // transport: "shm" refuses several hosts; "mpi" or "tcp" uses that for every pair of ranks,
+  // "shm+mpi" or "shm+tcp" between hosts only; "auto" is shm inside a host, and between hosts MPI
+  // under an mpirun and TCP elsewhere.
   std::string transport = "auto";
   std::string algorithm = "auto";
+  TcpOptions tcp;
   static ConnectOptions from_environment();
 };
 
@@ -31,8 +37,8 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
                                       const ConnectOptions& options);
 
 // Ranks that are threads of this process, for tests: rank r lives on host hosts[r], inside a host
-// they share memory, between hosts they use the loopback transport. Each rank has an engine of its
-// own.
+// they share memory, between hosts they use the loopback transport, or TCP when
+// options.transport is "shm+tcp". Each rank has an engine of its own.
 struct ThreadRank {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<Communicator> communicator;

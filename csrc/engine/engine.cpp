@@ -59,6 +59,21 @@ class Engine::Turn {
   Engine& engine_;
 };
 
+// While somebody waits, the background thread rests.
+class Engine::Waiting {
+ public:
+  explicit Waiting(Engine& engine) : engine_(engine) { engine_.waiters_.fetch_add(1); }
+  ~Waiting() {
+    engine_.waiters_.fetch_sub(1);
+    engine_.hand_over();
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  Engine& engine_;
+};
+
 // How a driver waits between sweeps that moved nothing: it spins, yields or sleeps, and looks after
 // deadlines and peers meanwhile.
 class Engine::Patience {
@@ -106,6 +121,8 @@ class Engine::Patience {
 
   void nap() {
     Nap nap(engine_.bell());
+    for (Group* group : engine_.groups_)
+      if (group->busy()) group->arm_bell();
     if (engine_.sweep()) return moved();
     turn_.give();
     nap.sleep(bell_rings_ ? std::chrono::nanoseconds(kLongestNap) : kPollNap);
@@ -145,12 +162,32 @@ void Engine::join(Group& group) {
   groups_.push_back(&group);
 }
 
+void Engine::end(Group& group, Seconds grace) {
+  if (forked_child) return;
+  const Deadline deadline = Deadline::after(grace);
+  const Waiting waiting(*this);
+  Turn turn(*this);
+  Patience patience(*this, turn, Mode::Foreground);
+  while (!group.ordered_.empty() && !deadline.passed()) {
+    if (sweep())
+      patience.moved();
+    else
+      patience.idle();
+    turn.give_way();
+  }
+  if (!group.broken_.empty()) return;
+  const std::string why = text("[quoit ", group.where(), "] the process group was destroyed");
+  if (!group.ordered_.empty()) return fail(group, why + " while work was in flight");
+  // Messages that nobody waited for are nobody else's concern.
+  group.broken_ = why;
+  const auto error = std::make_exception_ptr(TransportError(why + " while work was in flight"));
+  while (!group.free_.empty()) fail_job(group, group.free_, group.free_.begin(), error);
+}
+
 void Engine::leave(Group& group) {
   if (forked_child) return;
+  end(group, Seconds{0});
   const Turn turn(*this);
-  if (group.busy())
-    fail(group, text("[quoit ", group.where(),
-                     "] the process group was destroyed while work was in flight"));
   if (!group.cancels()) abandoned_.splice(abandoned_.end(), group.failed_);
   std::erase(groups_, &group);
 }
@@ -192,14 +229,6 @@ void Engine::drive_in_background() {
 }
 
 void Engine::wait(Work& work, Deadline deadline) {
-  struct Waiting {
-    Engine& engine;
-    explicit Waiting(Engine& e) : engine(e) { engine.waiters_.fetch_add(1); }
-    ~Waiting() {
-      engine.waiters_.fetch_sub(1);
-      engine.hand_over();
-    }
-  };
   if (!work.done()) {
     const Waiting waiting(*this);
     while (!work.done()) {

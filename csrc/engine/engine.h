@@ -34,7 +34,11 @@ class Engine {
 
   void join(Group& group);
 
-  // Fails what the group still has in flight, then forgets it.
+  // The group takes no more calls. Collectives in flight get `grace` to complete; what is not done
+  // then fails, and if it is a collective, on all ranks.
+  void end(Group& group, Seconds grace);
+
+  // Ends the group at once, and forgets it.
   void leave(Group& group);
 
   // Makes the group fail for good: pending and later calls raise. Peers are told.
@@ -71,6 +75,7 @@ class Engine {
 
  private:
   class Turn;
+  class Waiting;
   class Patience;
 
   bool sweep();

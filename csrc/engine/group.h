@@ -41,6 +41,9 @@ class Group {
   // Whether every arrival wakes a sleeping process, so that sleeps may be long.
   [[nodiscard]] virtual bool rings_bell() const = 0;
 
+  // The process is about to sleep: the next arrival shall ring its bell.
+  virtual void arm_bell() = 0;
+
   // Whether ranks outnumber cores, so that waiting must not spin.
   [[nodiscard]] virtual bool oversubscribed() const = 0;
 

@@ -134,7 +134,11 @@ void bind_communicator(py::module_& m) {
           "abort", [](PyCommunicator& c, const std::string& why) { c.open().abort(why); },
           py::call_guard<py::gil_scoped_release>())
       .def(
-          "close", [](PyCommunicator& c) { c.communicator.reset(); },
+          "close",
+          [](PyCommunicator& c) {
+            if (c.communicator) c.communicator->shut_down();
+            c.communicator.reset();
+          },
           py::call_guard<py::gil_scoped_release>())
       .def("all_reduce",
            [](PyCommunicator& self, const py::buffer& in, const py::buffer& out,

@@ -111,7 +111,10 @@ void ProcessGroupQuoit::abort() {
 }
 
 // Works that are still held keep the communicator: it goes with the last of them.
-void ProcessGroupQuoit::shutdown() { communicator_.reset(); }
+void ProcessGroupQuoit::shutdown() {
+  if (communicator_) communicator_->shut_down();
+  communicator_.reset();
+}
 
 template <class Start>
 Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,

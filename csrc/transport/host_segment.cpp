@@ -56,7 +56,7 @@ HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members 
   me.state.store(kHere, std::memory_order_release);
 }
 
-HostSegment::~HostSegment() {
+void HostSegment::leave() {
   // A forked child that tidies up at its exit must not speak for its parent.
   if (header_->members()[members_.mine].pid != ::getpid()) return;
   header_->members()[members_.mine].state.store(kLeft, std::memory_order_release);

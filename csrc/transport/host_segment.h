@@ -26,10 +26,12 @@ class HostSegment {
   // `memory` is zeroed by whoever created it and kept alive by `keep`; `bells` outlive the segment.
   HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members members);
 
-  // Says that this rank left; peers that still wait for it find out.
-  ~HostSegment();
+  ~HostSegment() { leave(); }
   HostSegment(const HostSegment&) = delete;
   HostSegment& operator=(const HostSegment&) = delete;
+
+  // Says that this rank left; peers that still wait for it find out.
+  void leave();
 
   // Waits until all members have mapped the segment. Throws TimeoutError naming those who have not.
   void await_all(Deadline deadline);

@@ -8,7 +8,7 @@ namespace quoit {
 Network::Network(int rank, int size) : rank_(rank), routes_(static_cast<std::size_t>(size)) {}
 
 // Transports deliver into the mailbox: they go first.
-Network::~Network() { transports_.clear(); }
+Network::~Network() { leave(); }
 
 void Network::add(std::unique_ptr<Transport> transport, const std::vector<int>& peers) {
   rings_bell_ = rings_bell_ && transport->rings_bell();
@@ -30,7 +30,10 @@ Transfer Network::send(int to, Tag tag, ConstBytes data) {
   return Transfer(std::move(state));
 }
 
-Transfer Network::recv(int from, Tag tag, Bytes into) { return mailbox_.post(from, tag, into); }
+Transfer Network::recv(int from, Tag tag, Bytes into) {
+  if (from != kAnySource && from != rank_) routes_[static_cast<std::size_t>(from)]->expect(from);
+  return mailbox_.post(from, tag, into);
+}
 
 Exchange Network::exchange(int to, ConstBytes out, int from, Bytes in) {
   Transfer receive = recv(from, kCollectiveTag, in);
@@ -43,8 +46,22 @@ bool Network::progress() {
   return moved;
 }
 
+void Network::arm_bell() {
+  for (const auto& transport : transports_) transport->arm_bell();
+}
+
+std::optional<std::string> Network::departed(int peer) {
+  Transport* const route = routes_[static_cast<std::size_t>(peer)];
+  return route ? route->departed(peer) : std::nullopt;
+}
+
+void Network::leave() {
+  std::fill(routes_.begin(), routes_.end(), nullptr);
+  transports_.clear();
+}
+
 void Network::announce_fault(const std::string& why) {
-  if (!notices_sent_.empty()) return;
+  if (!notices_sent_.empty() || transports_.empty()) return;
   std::memcpy(told_.data(), why.data(), std::min(why.size(), told_.size() - 1));
   for (int peer = 0; peer < size(); ++peer)
     if (peer != rank_)

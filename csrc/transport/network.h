@@ -58,14 +58,21 @@ class Network {
   [[nodiscard]] Exchange exchange(int to, ConstBytes out, int from, Bytes in);
 
   bool progress();
+  void arm_bell();
   [[nodiscard]] bool rings_bell() const { return rings_bell_; }
   [[nodiscard]] bool cancels() const { return cancels_; }
+
+  // Lets go of the other ranks, who hear that this one left.
+  void leave();
 
   // Tells the other ranks why this one cannot go on (best effort, does not wait).
   void announce_fault(const std::string& why);
 
   // What a peer announced, or what a transport found broken.
   std::optional<std::string> failure();
+
+  // As Transport::departed.
+  std::optional<std::string> departed(int peer);
 
  private:
   using Notice = std::array<char, 512>;

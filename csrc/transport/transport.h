@@ -79,6 +79,10 @@ class Transport {
   // too. `data` must live until the transfer is done.
   [[nodiscard]] virtual Transfer send(int to, Tag tag, ConstBytes data) = 0;
 
+  // A message from rank `from` is waited for: a transport that connects when needed does it now, so
+  // that the death of that rank is noticed.
+  virtual void expect(int /*from*/) {}
+
   // Moves what can be moved without waiting and delivers what arrived to the group's mailbox; true
   // when anything moved.
   virtual bool progress() = 0;
@@ -87,12 +91,18 @@ class Transport {
   // (system calls): asked a few times a second, by those who have waited long.
   virtual std::optional<std::string> failure() = 0;
 
+  // Why nothing more will come from `peer`, which left in good order; or nothing.
+  virtual std::optional<std::string> departed(int /*peer*/) { return std::nullopt; }
+
   // Whether a cancelled transfer's memory is left alone. If not (MPI cannot take back what it
   // began), whoever cancels keeps the memory for good.
   [[nodiscard]] virtual bool cancels() const = 0;
 
   // Whether an arrival rings the bell of a sleeping process. If not, sleeps are kept short.
   [[nodiscard]] virtual bool rings_bell() const = 0;
+
+  // The process is about to sleep: the next arrival shall ring its bell, if that takes preparation.
+  virtual void arm_bell() {}
 };
 
 }  // namespace quoit

@@ -200,19 +200,37 @@ int main() {
     int ranks;
     int hosts;
     const char* algorithm;
+    const char* transport = "auto";
   };
-  const Layout layouts[] = {
-      {1, 1, "auto"}, {2, 1, "auto"},      {3, 1, "auto"}, {5, 1, "auto"},
-      {8, 1, "auto"}, {2, 1, "ring"},      {3, 1, "ring"}, {5, 1, "ring"},
-      {2, 2, "auto"}, {3, 3, "auto"},      {4, 2, "auto"}, {5, 2, "auto"},
-      {8, 3, "auto"}, {4, 1, "hierarchy"}, {6, 2, "ring"}, {3, 3, "hierarchy"}};
+  const Layout layouts[] = {{1, 1, "auto"},
+                            {2, 1, "auto"},
+                            {3, 1, "auto"},
+                            {5, 1, "auto"},
+                            {8, 1, "auto"},
+                            {2, 1, "ring"},
+                            {3, 1, "ring"},
+                            {5, 1, "ring"},
+                            {2, 2, "auto"},
+                            {3, 3, "auto"},
+                            {4, 2, "auto"},
+                            {5, 2, "auto"},
+                            {8, 3, "auto"},
+                            {4, 1, "hierarchy"},
+                            {6, 2, "ring"},
+                            {3, 3, "hierarchy"},
+                            {2, 2, "auto", "shm+tcp"},
+                            {3, 3, "auto", "shm+tcp"},
+                            {5, 2, "auto", "shm+tcp"},
+                            {4, 4, "auto", "tcp"}};
   for (const Layout& layout : layouts) {
-    auto world = make_world(hosts_of(layout.ranks, layout.hosts), layout.algorithm);
+    auto world =
+        make_world(hosts_of(layout.ranks, layout.hosts), layout.algorithm, 60, layout.transport);
     const auto n = static_cast<std::size_t>(layout.ranks);
     for (const std::size_t count : {std::size_t{0}, std::size_t{1}, n - 1, n, n + 1,
                                     std::size_t{1000}, std::size_t{40'000}, kLarge})
       on_all(world, [count](Communicator& c) { everything(c, count); });
-    std::printf("%d ranks on %d hosts, %s: ok\n", layout.ranks, layout.hosts, layout.algorithm);
+    std::printf("%d ranks on %d hosts, %s, %s: ok\n", layout.ranks, layout.hosts, layout.algorithm,
+                layout.transport);
     std::fflush(stdout);
   }
 }

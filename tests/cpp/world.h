@@ -32,8 +32,11 @@ inline std::vector<std::string> hosts_of(int ranks, int hosts) {
 
 inline std::vector<ThreadRank> make_world(const std::vector<std::string>& hosts,
                                           const std::string& algorithm = "auto",
-                                          double timeout = 60) {
+                                          double timeout = 60,
+                                          const std::string& transport = "auto") {
   ConnectOptions options;
+  options.transport = transport;
+  options.tcp.interfaces = "lo";
   options.algorithm = algorithm;
   options.timeout = Seconds(timeout);
   return connect_threads(hosts, options);
