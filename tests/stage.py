@@ -37,6 +37,7 @@ class Job:
     kind: str
     hosts: str
     algorithm: str
+    transport: str
     cases: tuple[str, ...]
     folder: str
     deadline_s: float
@@ -69,6 +70,8 @@ class Module(Protocol):
 def play(job: Job, rank: int) -> None:
     """Plays the job's cases as this rank."""
     os.environ["QUOIT_HOST"] = job.hosts[rank]
+    os.environ["QUOIT_IFACE"] = "lo"
+    os.environ["QUOIT_TRANSPORT"] = job.transport
     module: Module = importlib.import_module(job.module)  # type: ignore[assignment]
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)
     with open(job.report_of(rank), "w", buffering=1) as report:

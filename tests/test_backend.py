@@ -14,6 +14,7 @@ WORLDS = [
     World("processes", "aa"),
     World("processes", "aaa"),
     World("torchrun", "aa"),
+    World("torchrun", "aab"),
     World("spawn-file", "aa"),
     World("spawn-tcp", "aa"),
     World("mpich", "aa"),

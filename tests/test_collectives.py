@@ -34,6 +34,7 @@ MORE_THREADS = [
     World("threads", "abca", "hierarchy"),
     World("threads", "aaabbcca"),
     World("threads", "aabbb", "ring"),
+    World("threads", "abc", transport="shm+tcp"),
 ]
 LAUNCHED = [
     *(World("processes", "a" * size) for size in (1, 2, 4)),
@@ -41,8 +42,14 @@ LAUNCHED = [
         World(family, hosts)
         for family, hosts in product(("mpich", "openmpi"), ("aa", "ab", "aab", "abab"))
     ),
+    World("processes", "ab"),
+    World("processes", "aabb"),
+    World("mpich", "aba", transport="shm+tcp"),
 ]
 SLOW = [
+    World("processes", "abcde"),
+    World("processes", "aaabbb", "ring"),
+    World("processes", "aaaa", transport="tcp"),
     World("processes", "aaaa", "ring"),
     World("processes", "a" * 8),
     *(

@@ -376,7 +376,7 @@ ALL = [LO, ETH, ETH6, LINK, IB]
         ("^eth0", [IB]),
         ("^eth0,docker0", [IB]),
         ("^eth0,ib0", []),
-        ("lo", []),
+        ("lo", [LO]),
     ],
 )
 def test_interfaces_are_chosen_by_name(chosen: str, expected: list[Interface]) -> None:

@@ -39,16 +39,18 @@ class World:
     kind: "threads", "processes" (`quoit run`), "torchrun", "mpich", "openmpi", or "spawn-file" and
         "spawn-tcp" (torch.multiprocessing, and how the ranks meet).
     hosts: a letter for each rank. Ranks with the same letter share memory; the others exchange
-        messages, under an mpirun by MPI.
+        messages: under an mpirun by MPI, as threads over loopback, else over TCP.
+    transport: what QUOIT_TRANSPORT says.
     """
 
     kind: str
     hosts: str
     algorithm: str = "auto"
+    transport: str = "auto"
 
     def __str__(self) -> str:
-        name = f"{self.kind}-{self.hosts}"
-        return name if self.algorithm == "auto" else f"{name}-{self.algorithm}"
+        choices = [choice for choice in (self.algorithm, self.transport) if choice != "auto"]
+        return "-".join([self.kind, self.hosts, *choices])
 
     @property
     def size(self) -> int:
@@ -67,7 +69,12 @@ def run_threads(world: World, case: Callable[[Communicator], None]) -> str:
         except (Exception, pytest.fail.Exception):
             said[rank] = f"rank {rank}: {traceback.format_exc()}"
 
-    options = {"algorithm": world.algorithm, "timeout": stage.CASE_S}
+    options = {
+        "algorithm": world.algorithm,
+        "transport": world.transport,
+        "interfaces": "lo",
+        "timeout": stage.CASE_S,
+    }
     group = Communicator.threads(world.hosts, **options)
     ranks = [threading.Thread(target=be, args=pair, daemon=True) for pair in enumerate(group)]
     for thread in ranks:
@@ -92,6 +99,7 @@ def run_launched(
         kind=world.kind,
         hosts=world.hosts,
         algorithm=world.algorithm,
+        transport=world.transport,
         cases=tuple(cases),
         folder=str(folder),
         deadline_s=deadline_s,

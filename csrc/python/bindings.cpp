@@ -6,6 +6,7 @@
 
 #include "collective/connect.h"
 #include "core/host.h"
+#include "core/interfaces.h"
 #include "kernels/reduce.h"
 #include "transport/mpi.h"
 
@@ -259,6 +260,15 @@ void bind_connect(py::module_& m) {
           [](ConnectOptions& o, double seconds) { o.timeout = Seconds(seconds); })
       .def_readwrite("transport", &ConnectOptions::transport)
       .def_readwrite("algorithm", &ConnectOptions::algorithm)
+      .def_property(
+          "interfaces", [](const ConnectOptions& o) { return o.tcp.interfaces; },
+          [](ConnectOptions& o, const std::string& names) { o.tcp.interfaces = names; })
+      .def_property(
+          "ports", [](const ConnectOptions& o) { return o.tcp.ports; },
+          [](ConnectOptions& o, const std::string& range) { o.tcp.ports = range; })
+      .def_property(
+          "streams", [](const ConnectOptions& o) { return o.tcp.streams; },
+          [](ConnectOptions& o, int streams) { o.tcp.streams = streams; })
       .def_readwrite("mpi_library", &ConnectOptions::mpi_library)
       .def_readwrite("mpi_size", &ConnectOptions::mpi_size);
 
@@ -300,6 +310,27 @@ void bind_connect(py::module_& m) {
       },
       py::call_guard<py::gil_scoped_release>(),
       "Ends MPI if quoit began it; for the end of a program that ends well.");
+  m.def(
+      "interfaces",
+      [] {
+        std::vector<std::pair<std::string, std::string>> found;
+        for (Interface& one : interfaces())
+          found.emplace_back(std::move(one.name), std::move(one.address));
+        return found;
+      },
+      "Names and addresses of this host, loopback included.");
+  m.def(
+      "reachable",
+      [](const std::vector<std::pair<std::string, std::string>>& found, const std::string& chosen) {
+        std::vector<Interface> all;
+        for (const auto& [name, address] : found) all.push_back({name, address});
+        std::vector<std::pair<std::string, std::string>> usable;
+        for (Interface& one : reachable(all, chosen))
+          usable.emplace_back(std::move(one.name), std::move(one.address));
+        return usable;
+      },
+      py::arg("found"), py::arg("chosen"),
+      "Those that another host may connect to, as QUOIT_IFACE's value narrows them.");
   m.def("watch_signals", &watch_signals, "Makes waits inside the engine notice Ctrl-C.");
   m.def(
       "stop", [] { Engine::process().stop(); }, py::call_guard<py::gil_scoped_release>(),

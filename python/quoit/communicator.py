@@ -70,7 +70,7 @@ class Communicator:
         rendezvous: gives this rank's text and returns everybody's, by rank; called a few times.
             Over mpi4py: ``comm.allgather``.
         timeout: seconds, of this call and of every operation (default 1800, or QUOIT_TIMEOUT_S).
-        transport: "auto", "shm" or "mpi". algorithm: "auto", "direct", "ring" or "hierarchy".
+        transport: "auto", "shm", "mpi", "tcp", "shm+mpi" or "shm+tcp". algorithm: "auto", "direct", "ring" or "hierarchy".
         """
         from quoit import backend, launch
 
@@ -99,7 +99,7 @@ class Communicator:
         """One communicator per rank for threads of this process; rank r lives on ``hosts[r]``.
 
         For tests: ranks on one host share memory, others exchange messages. Options as for the
-        constructor, except transport.
+        constructor; with transport="shm+tcp" the others use TCP.
         """
         native = _core.ConnectOptions()
         for name, value in options.items():
@@ -122,7 +122,7 @@ class Communicator:
         return self._native.size
 
     def route(self, peer: int) -> str:
-        """Name of the transport that reaches `peer`: "shm", "mpi", "loopback" or "self"."""
+        """Name of the transport that reaches `peer`: "shm", "mpi", "tcp", "loopback" or "self"."""
         return self._native.route(peer)
 
     def close(self) -> None:
