@@ -70,7 +70,7 @@ class Module(Protocol):
 def play(job: Job, rank: int) -> None:
     """Plays the job's cases as this rank."""
     os.environ["QUOIT_HOST"] = job.hosts[rank]
-    os.environ["QUOIT_IFACE"] = "lo"
+    os.environ["QUOIT_IFACE"] = "eth0" if job.kind == "cluster" else "lo"
     os.environ["QUOIT_TRANSPORT"] = job.transport
     module: Module = importlib.import_module(job.module)  # type: ignore[assignment]
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)

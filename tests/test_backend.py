@@ -7,9 +7,11 @@ from itertools import product
 import pytest
 
 import torch_cases
+import worlds
 from conftest import Outcome
 from worlds import World
 
+CLUSTER = World("cluster", "aabb")
 WORLDS = [
     World("processes", "aa"),
     World("processes", "aaa"),
@@ -29,6 +31,12 @@ WORLDS = [
     [
         pytest.param(world, f"torch_cases.{name}", id=f"{world}-{name}")
         for world, name in product(WORLDS, torch_cases.CASES)
+    ]
+    + [
+        pytest.param(
+            CLUSTER, f"torch_cases.{name}", id=f"{CLUSTER}-{name}", marks=worlds.NEEDS_CLUSTER
+        )
+        for name in torch_cases.CASES
     ],
 )
 def test_backend(world: World, case: str, outcome: Outcome) -> None:

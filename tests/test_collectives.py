@@ -90,6 +90,7 @@ def test_on_threads(world: World, case: str) -> None:
     ("world", "case"),
     [
         *plays(LAUNCHED, [*SOME_REDUCTIONS, *OTHERS]),
+        *plays([World("cluster", "ab")], [*SOME_REDUCTIONS, *OTHERS], worlds.NEEDS_CLUSTER),
         *plays(SLOW, [*REDUCTIONS, *OTHERS], pytest.mark.slow),
     ],
 )

@@ -25,9 +25,11 @@ import pytest
 import mpirun
 import stage
 from quoit import Communicator
+from quoit.cluster import Cluster
 from quoit.launch import without_launcher
 
 _STAGE = str(Path(stage.__file__))
+_CLUSTER = str(Path(__file__).with_name("cluster_launch.py"))
 _GRACE_S = 5.0  # for a launch whose time is over, and for processes that are about to end
 _MARK = "QUOIT_TEST_LAUNCH"
 
@@ -36,8 +38,9 @@ _MARK = "QUOIT_TEST_LAUNCH"
 class World:
     """Where ranks live.
 
-    kind: "threads", "processes" (`quoit run`), "torchrun", "mpich", "openmpi", or "spawn-file" and
-        "spawn-tcp" (torch.multiprocessing, and how the ranks meet).
+    kind: "threads", "processes" (`quoit run`), "torchrun", "mpich", "openmpi", "spawn-file" and
+        "spawn-tcp" (torch.multiprocessing, and how the ranks meet), or "cluster" (torchrun on hosts
+        that are network namespaces, with equally many ranks each).
     hosts: a letter for each rank. Ranks with the same letter share memory; the others exchange
         messages: under an mpirun by MPI, as threads over loopback, else over TCP.
     transport: what QUOIT_TRANSPORT says.
@@ -55,6 +58,9 @@ class World:
     @property
     def size(self) -> int:
         return len(self.hosts)
+
+
+NEEDS_CLUSTER = pytest.mark.skipif(bool(Cluster.missing()), reason=Cluster.missing())
 
 
 def run_threads(world: World, case: Callable[[Communicator], None]) -> str:
@@ -168,7 +174,9 @@ def _with_mark(mark: str) -> list[int]:
 def _start(world: World, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
     if world.kind in mpirun.FAMILIES:
         return mpirun.start(world.kind, world.size, [sys.executable, *arguments], env)
+    hosts = len(set(world.hosts))
     launcher = {
+        "cluster": f"{_CLUSTER} {hosts} {world.size // hosts}",
         "processes": f"-m quoit.cli run -n {world.size}",
         "torchrun": f"-m torch.distributed.run --standalone --nproc-per-node {world.size}",
         "spawn-file": "",
