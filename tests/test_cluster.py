@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 import worlds
 from quoit.cluster import Cluster
 
@@ -50,9 +48,8 @@ def test_hosts_have_names_addresses_and_no_common_memory() -> None:
 
 
 def test_what_still_runs_is_ended_with_the_cluster() -> None:
-    with pytest.raises(ZeroDivisionError), Cluster(1) as cluster:
+    with Cluster(1) as cluster:
         process = cluster.start(0, ["sleep", "600"])
-        raise ZeroDivisionError
     assert process.wait(0) != 0
 
 

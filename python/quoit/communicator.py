@@ -70,7 +70,8 @@ class Communicator:
         rendezvous: gives this rank's text and returns everybody's, by rank; called a few times.
             Over mpi4py: ``comm.allgather``.
         timeout: seconds, of this call and of every operation (default 1800, or QUOIT_TIMEOUT_S).
-        transport: "auto", "shm", "mpi", "tcp", "shm+mpi" or "shm+tcp". algorithm: "auto", "direct", "ring" or "hierarchy".
+        transport: "auto", "shm", "mpi", "tcp", "shm+mpi" or "shm+tcp".
+        algorithm: "auto", "direct", "ring" or "hierarchy".
         """
         from quoit import backend, launch
 

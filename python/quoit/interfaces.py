@@ -33,4 +33,6 @@ def reachable(found: Sequence[Interface], chosen: str = "") -> list[Interface]:
     from quoit import _core
 
     plain = [(one.name, str(one.address)) for one in found]
-    return [Interface(name, ip_address(address)) for name, address in _core.reachable(plain, chosen)]
+    return [
+        Interface(name, ip_address(address)) for name, address in _core.reachable(plain, chosen)
+    ]
