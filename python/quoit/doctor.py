@@ -58,8 +58,12 @@ def main(options: argparse.Namespace) -> int:
 
 
 def advise(found: Findings) -> list[Advice]:
-    """Everything worth saying, problems first."""
-    said = [advice for trap in _TRAPS for advice in trap(found)]
+    """Everything worth saying, problems first; what several hosts have in common is said once."""
+    ranks: dict[Advice, tuple[int, ...]] = {}
+    for one in (advice for trap in _TRAPS for advice in trap(found)):
+        same = replace(one, ranks=())
+        ranks[same] = ranks.get(same, ()) + one.ranks
+    said = [replace(one, ranks=tuple(sorted(set(its)))) for one, its in ranks.items()]
     return sorted(said, key=lambda advice: _ORDER[advice.level])
 
 

@@ -166,9 +166,9 @@ def loopback_name(found: Findings) -> Iterator[Advice]:
         yield Advice(
             "warning" if several else "note",
             tuple(one.rank for one in host),
-            f"the host's own name, {network.name}, resolves to {', '.join(network.resolves_to)} "
-            "only; quoit asks the interfaces instead, but gloo and MASTER_ADDR would be misled",
-            f"give {network.name} its real address in /etc/hosts; for gloo, set "
+            f"the host's own name resolves to {', '.join(network.resolves_to)} "
+            "only: quoit asks the interfaces instead, but gloo and MASTER_ADDR would be misled",
+            "give that name its real address in /etc/hosts; for gloo, set "
             f"GLOO_SOCKET_IFNAME={better}",
         )
 

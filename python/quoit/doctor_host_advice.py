@@ -55,8 +55,11 @@ def split_host(found: Findings) -> Iterator[Advice]:
             yield Advice(
                 "warning",
                 tuple(one.rank for one in (*group, *other)),
-                f"they run on one machine but share no memory: {apart}",
-                "start all ranks of a machine in one container (or with --pid and --uts shared)",
+                f"one machine, but no shared memory between all its ranks: {apart}",
+                "unset QUOIT_HOST"
+                if "QUOIT_HOST" in a.environment
+                else "start all ranks of a machine in one container, or let its containers share "
+                "host name and processes (docker run --uts --pid)",
             )
             return
 
@@ -101,7 +104,7 @@ def shared_cores(found: Findings) -> Iterator[Advice]:
         yield Advice(
             "warning",
             tuple(one.rank for one in host),
-            f"{len(host)} ranks share {count(usable, 'core')} of {host[0].host}: they "
+            f"{len(host)} ranks share {count(usable, 'core')}; they "
             "take turns, and every wait costs a turn",
             "mpirun --bind-to none: the ranks are bound to the same cores, others are idle"
             if pile
@@ -115,7 +118,7 @@ def too_many_threads(found: Findings) -> Iterator[Advice]:
         if not known or not any(one.software and one.software.torch for one in host):
             continue
         usable = usable_of_host([cores for _, cores in known])
-        threads = sum(threads_of(one) for one, _ in known)
+        threads = sum(threads_of(host))
         if threads <= usable or len(host) > usable:
             continue  # more ranks than cores has its own advice
         fair = max(1, usable // len(host))
@@ -123,7 +126,7 @@ def too_many_threads(found: Findings) -> Iterator[Advice]:
         yield Advice(
             "warning",
             tuple(one.rank for one, _ in known),
-            f"{threads} threads of torch on {count(usable, 'core')} of {host[0].host} "
+            f"{threads} threads of torch on {count(usable, 'core')} "
             + (f"(OMP_NUM_THREADS={set_to})" if set_to else "(OMP_NUM_THREADS is not set)")
             + ": they take cores from each other and from communication",
             f"export OMP_NUM_THREADS={fair} (`quoit run` does so by itself)",
@@ -195,12 +198,17 @@ def usable_of_host(known: Sequence[Cores]) -> int:
     return max(1, int(min([len(union), *quotas])))
 
 
-def threads_of(one: RankFindings) -> int:
-    """Threads with which torch computes in this rank."""
-    asked = one.environment.get("OMP_NUM_THREADS", "").split(",")[0]
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    return len(one.cores.bound) if one.cores else 1
+def threads_of(host: Sequence[RankFindings]) -> list[int]:
+    """Threads with which torch computes, in each rank of a host; one rank has asked torch."""
+    asked = next((one.torch.threads for one in host if one.torch), None)
+    threads = []
+    for one in host:
+        said = one.environment.get("OMP_NUM_THREADS", "").split(",")[0]
+        if said.isdigit() and int(said) > 0:
+            threads.append(int(said))
+        else:
+            threads.append(asked or (len(one.cores.bound) if one.cores else 1))
+    return threads
 
 
 TRAPS = (

@@ -17,6 +17,7 @@ from quoit.doctor_findings import Mpi, MpiInstallation, Software, Torch
 from quoit.launch import Launch, LaunchError, find_mpi_library
 
 _ASK_S = 50.0
+_NEEDED = {b"libmpi.so.12": "mpich", b"libmpich.so.12": "mpich", b"libmpi.so.40": "openmpi"}
 
 _ASK_TORCH = """
 import json, torch
@@ -156,16 +157,16 @@ def _mpi_version(library: str) -> str:
 
 
 def _mpi4py_family() -> str:
+    """The one family that mpi4py's modules need, "" when there are modules for several."""
     spec = importlib.util.find_spec("mpi4py")
-    folders = spec.submodule_search_locations if spec else None
-    names = {"mpich": (b"libmpi.so.12", b"libmpich.so.12"), "openmpi": (b"libmpi.so.40",)}
-    for folder in folders or ():
+    needs: set[str] = set()
+    for folder in (spec.submodule_search_locations if spec else None) or ():
         for file in Path(folder).glob("MPI.*.so"):
             content = file.read_bytes()
-            needs = [family for family, files in names.items() if any(f in content for f in files)]
-            if len(needs) == 1:
-                return needs[0]
-    return ""
+            needs |= {family for name, family in _NEEDED.items() if name in content}
+            if b"libmpi_abi.so" in content:
+                return ""
+    return needs.pop() if len(needs) == 1 else ""
 
 
 def _version(package: str) -> str:

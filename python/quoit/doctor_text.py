@@ -172,7 +172,7 @@ def _torch(host: Sequence[RankFindings]) -> str:
     software = host[0].software
     if not asked:
         if not software or software.torch:
-            return f"{software.torch}, not examined" if software else ""
+            return software.torch if software else ""
         return "not installed: quoit.Communicator works on NumPy arrays"
     if asked.module:
         built = "quoit's module is built for it"
@@ -180,7 +180,10 @@ def _torch(host: Sequence[RankFindings]) -> str:
         built = "quoit's module cannot be built"
     else:
         built = "quoit's module will be built at first use"
-    return f"{asked.version}, {built}; {count(asked.threads, 'thread')} per rank"
+    threads = sorted(set(threads_of(host)))
+    number = str(threads[0]) if len(threads) == 1 else f"{threads[0]} to {threads[-1]}"
+    each = " in each rank" if len(host) > 1 else ""
+    return f"{asked.version}, {built}; {number} thread{'' if threads == [1] else 's'}{each}"
 
 
 def _cuda(host: Sequence[RankFindings]) -> str:
@@ -229,9 +232,6 @@ def _cores(host: Sequence[RankFindings]) -> str:
     else:
         shown = " | ".join(_numbers(cores) for cores in known[:8])
         text += f", ranks bound to {shown}" + (" | …" if len(known) > 8 else "")
-    threads = sorted({threads_of(one) for one in host})
-    if host[0].launcher:
-        text += f"; {'-'.join(map(str, threads[:1] + threads[1:][-1:]))} compute threads per rank"
     return text
 
 
@@ -338,7 +338,7 @@ def _measured(measured: Measurement | None) -> list[Line]:
         ),
         Line(
             "memcpy",
-            f"{large} {_time(measured.memcpy_us)} on all ranks at once: the all_reduce "
+            f"{large} {_time(measured.memcpy_us)} on all ranks at once; the all_reduce "
             f"takes {measured.large_us / measured.memcpy_us:.1f} times as long",
         ),
     ]
