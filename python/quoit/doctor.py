@@ -18,13 +18,12 @@ from dataclasses import replace
 from quoit import doctor_advice, doctor_host_advice, doctor_text
 from quoit.doctor_advice import Advice
 from quoit.doctor_findings import Failure, Findings, RankFindings
-from quoit.doctor_probes import Attempts, examine
+from quoit.doctor_probes import TORCH_S, Attempts, examine
 from quoit.launch import detect
 
-_ALL_S = 150.0  # above the sum of the deadlines inside
+_ALL_S = 180.0  # above the sum of the deadlines inside
 _TRAPS = (*doctor_advice.TRAPS, *doctor_host_advice.TRAPS)
 _ORDER = {"problem": 0, "warning": 1, "note": 2}
-_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "RANK", "SLURM_PROCID")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,10 +79,8 @@ def report(found: Findings, as_json: bool) -> None:
 
 
 def reports(mine: RankFindings) -> bool:
-    """Whether this process is the one that prints."""
-    if mine.launch_problem:  # which rank this is can only be guessed
-        return {os.environ.get(name, "0") for name in _RANK_VARIABLES} == {"0"}
-    return mine.rank == 0
+    """Whether this process prints; every one does that cannot tell which rank it is."""
+    return mine.rank == 0 or bool(mine.launch_problem)
 
 
 def _job(mine: RankFindings, measure: bool) -> Findings:
@@ -94,7 +91,9 @@ def _job(mine: RankFindings, measure: bool) -> Findings:
     if launch is None or launch.size == 1:
         return doctor_measure.alone(mine, measure and not mine.launch_problem)
     try:
-        gather = doctor_meet.meet(launch, doctor_measure.MEET_S)
+        # Rank 0 gives up first, for only it can name who is missing.
+        patience_s = doctor_measure.MEET_S + (TORCH_S if launch.rank else 0)
+        gather = doctor_meet.meet(launch, patience_s)
     except Exception as error:
         why = Failure("meeting of the ranks", str(error))
         return Findings((replace(mine, rank=0),), (), False, None, (why,))

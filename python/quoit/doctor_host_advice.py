@@ -82,12 +82,13 @@ def starved_cores(found: Findings) -> Iterator[Advice]:
             "slurm": f"srun --cpus-per-task={fair} (and --cpu-bind=none)",
         }
         why = ", as Open MPI does by default," if one.launcher == "openmpi" else ""
+        number = one.local_size or len(host)
         yield Advice(
             "warning",
             tuple(rank.rank for rank, _, _ in ranks),
-            f"bound{why} to {count(len(cores.bound), 'core')} each, though {cores.allowed} are "
-            f"there for {count(one.local_size or len(host), 'rank')}: torch computes with "
-            f"{count(len(cores.bound), 'thread')} per rank",
+            f"bound{why} to {count(len(cores.bound), 'core')}{' each' if number > 1 else ''}, "
+            f"though {cores.allowed} are there for {count(number, 'rank')}: torch computes with "
+            f"{count(len(cores.bound), 'thread')}",
             flags.get(one.launcher, "let the launcher bind ranks to more cores, or to none"),
         )
 
@@ -164,17 +165,18 @@ def slow_small(found: Findings) -> Iterator[Advice]:
 
 
 def few_files(found: Findings) -> Iterator[Advice]:
-    for one in found.ranks:
-        need = 256 + 8 * one.size
-        if one.limits and 0 <= one.limits.open_files < need:
+    need = 256 + 8 * len(found.ranks)
+    for allowed, ranks in grouped(
+        (one.rank, one.limits.open_files) for one in found.ranks if one.limits
+    ):
+        if 0 <= allowed < need:
             yield Advice(
                 "warning",
-                (one.rank,),
-                f"only {one.limits.open_files} open files are allowed; {one.size} ranks and torch "
-                f"may need {need}",
+                ranks,
+                f"only {allowed} open files are allowed; {count(len(found.ranks), 'rank')} and "
+                f"torch may need {need}",
                 f"ulimit -n {max(4096, need)}",
             )
-            return
 
 
 def small_shm(found: Findings) -> Iterator[Advice]:

@@ -31,7 +31,7 @@ from quoit.doctor_meet import Gather, meet
 from quoit.launch import detect
 
 STEP_S = 15.0  # for any step that ranks do together
-MEET_S = 60.0  # ranks may be seconds apart: imports
+MEET_S = 60.0  # ranks may be that far apart: one of a host asks torch
 _PAIR_S = 45.0
 _PAIR = ("-m", "quoit.cli", "run", "-n", "2", "--timeout", str(_PAIR_S - 10))
 _PHASE_S = 0.5  # for each of the three things that are timed

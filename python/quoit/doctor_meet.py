@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from quoit import backend
 from quoit.interfaces import interfaces, reachable
 from quoit.launch import Launch, find_mpi_library
 from quoit.meeting import Place, tell_host
@@ -50,6 +51,7 @@ def meet(launch: Launch, timeout_s: float) -> Gather:
     library = find_mpi_library(launch)
     if library is not None:
         core = importlib.import_module("quoit._core")
+        backend.end_in_order()
 
         def tell(text: str) -> str:
             said: list[str] = core.mpi_all_gather_strings(

@@ -30,7 +30,7 @@ from quoit.launch import Launch, LaunchError, detect
 T = TypeVar("T")
 
 PROBE_S = 10.0
-TORCH_S = 60.0  # importing torch from a cold network disk takes its time
+TORCH_S = 40.0  # importing torch from a cold network disk takes its time
 
 # Prefixes of the variables that matter to ranks; what is in them is shown to whoever asks for help.
 _WATCHED = (

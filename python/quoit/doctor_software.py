@@ -16,7 +16,7 @@ from quoit import libmpi
 from quoit.doctor_findings import Mpi, MpiInstallation, Software, Torch
 from quoit.launch import Launch, LaunchError, find_mpi_library
 
-_ASK_S = 50.0
+_ASK_S = 35.0
 _NEEDED = {b"libmpi.so.12": "mpich", b"libmpich.so.12": "mpich", b"libmpi.so.40": "openmpi"}
 
 _ASK_TORCH = """

@@ -258,14 +258,17 @@ def _network(host: Sequence[RankFindings]) -> str:
     used = [one for one in network.addresses if one.usable]
     unused = [one for one in network.addresses if not one.usable and "QUOIT_IFACE" in one.why]
     parts = []
-    if used:
+    if network.problem:
+        parts.append("QUOIT_IFACE is wrong")
+    elif used:
         first, *others = used
         text = f"{first.interface} {first.address} ({first.why})"
         parts.append(", ".join([text, *(f"{one.interface} {one.address}" for one in others[:6])]))
     else:
         parts.append("loopback only" if not unused else "no interface is left")
-    if unused:
-        parts.append("left out by QUOIT_IFACE: " + ", ".join(one.interface for one in unused[:6]))
+    if unused and not network.problem:
+        names = dict.fromkeys(one.interface for one in unused)
+        parts.append("left out by QUOIT_IFACE: " + ", ".join(list(names)[:6]))
     parts.append(f"{network.name} is {', '.join(network.resolves_to[:3]) or 'not resolved'}")
     return "; ".join(parts)
 
