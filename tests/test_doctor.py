@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -66,7 +67,11 @@ HEALTHY = RankFindings(
     memory=Memory(64 * GIB, 32 * GIB, 32 * GIB, ""),
     process=Process(100, 1000, "boot0", 1, 1, 5),
     network=Network(
-        "node0", ("10.0.0.1",), (Address("eth0", "10.0.0.1", True, "tried first by others"),), ""
+        "node0",
+        ("10.0.0.1",),
+        (Address("eth0", "10.0.0.1", True, "tried first by others"),),
+        "32768-60999",
+        "",
     ),
     limits=Limits(4096, -1, -1, 0),
     driver="",
@@ -128,9 +133,10 @@ LOOPBACK = Network(
     "node0",
     ("127.0.1.1",),
     (Address("lo", "127.0.0.1", False, "loopback"), Address("eth0", "10.0.0.1", True, "first")),
+    "32768-60999",
     "",
 )
-NOWHERE = Network("node0", ("10.0.0.1",), (Address("lo", "127.0.0.1", False, "loopback"),), "")
+NOWHERE = replace(LOOPBACK, resolves_to=("10.0.0.1",), addresses=LOOPBACK.addresses[:1])
 MEASURED = Measurement(2, False, ("self", "shm"), 8.0, 64 << 20, 9e3, 9e3, (9e3, 9e3))
 
 # A trap: made-up findings; level, ranks and a phrase of what is said, a phrase of the cure.
@@ -243,6 +249,10 @@ TRAPS: dict[str, tuple[Findings, str, tuple[int, ...], str, str]] = {
         job(2, memory=Memory(GIB, 64 << 20, 64 << 20, "")),
         *("note", (0, 1), "/dev/shm has 64 MiB. Quoit does not use it", "--shm-size"),
     ),
+    "few ports": (
+        job(3, network=replace(HEALTHY.network, ports="20000-20001")),
+        *("problem", (0, 1, 2), "ports 20000-20001 are 2, and 3 ranks", "QUOIT_PORTS"),
+    ),
     "few files": (
         changed(job(8), 1, limits=Limits(256, -1, -1, -1)),
         *("warning", (1,), "only 256 open files are allowed; 8 ranks", "ulimit -n 4096"),
@@ -261,7 +271,7 @@ TRAPS: dict[str, tuple[Findings, str, tuple[int, ...], str, str]] = {
     ),
     "slow rank": (
         replace(job(3), measurement=replace(MEASURED, memcpy_by_rank=(9e3, 9e4, 1e4))),
-        *("warning", (1,), "9.0 times slower", "NUMA"),
+        *("warning", (1,), "9.0 times slower by rank 1", "NUMA"),
     ),
     "slow small messages": (
         replace(job(2), measurement=replace(MEASURED, small_us=900.0)),
@@ -326,6 +336,12 @@ def test_findings_travel_as_text() -> None:
     assert read(Findings, written(nothing)) == nothing
 
 
+def test_findings_of_another_version_are_told_from_ours() -> None:
+    text = written(HEALTHY).replace('"tcp"', '"udp"')
+    with pytest.raises(ValueError, match="same version of quoit"):
+        read(RankFindings, text)
+
+
 def test_every_documented_variable_is_known() -> None:
     documented = set(re.findall(r"QUOIT_\w+", (ROOT / "docs/environment.md").read_text()))
     assert {name for name in documented if not name.startswith("QUOIT_TEST_")} <= set(VARIABLES)
@@ -357,7 +373,38 @@ def test_the_report_has_a_table_of_hosts() -> None:
     assert re.search(r"node0 \(ranks 0-1\) +shm +mpi\n", report)
     assert re.search(r"node1 \(rank 2\) +mpi +–\n", report)
     assert "expected" in shown(replace(job(2, 1), measured=False))
-    assert re.search(r"mpi +\d+ pairs of ranks", shown(job(*[2] * 9)))
+    assert re.search(r"mpi +144 pairs of ranks", shown(job(*[2] * 9)))
+
+
+def test_a_long_report_is_cut() -> None:
+    found = job(20, cores=None)
+    for rank in range(20):
+        found = changed(found, rank, environment={"UCX_X": f"{rank:02}" * 100})
+    report = shown(found)
+    assert "and 12 more" in report
+    assert max(map(len, report.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_terminal_gets_colours_where_rich_is_installed(
+    colours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    if not colours:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    out = Terminal()
+    doctor_text.show(doctor_text.sections(job(12), doctor.advise(job(12))), out)
+    said = out.getvalue()
+    assert ("\x1b[" in said) == colours
+    plain = re.sub(r"\x1b\[[\d;]*m", "", said)
+    assert "!  12 ranks share 8 cores" in plain
+    assert "quoit    0.1.0" in plain
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

@@ -131,11 +131,15 @@ class Address:
 
 @dataclass(frozen=True)
 class Network:
-    """name: the host's; resolves_to: its addresses as the resolver sees them."""
+    """name: the host's; resolves_to: its addresses as the resolver sees them.
+
+    ports: "first-last" of those that are listened at, from QUOIT_PORTS or the kernel's own.
+    """
 
     name: str
     resolves_to: tuple[str, ...]
     addresses: tuple[Address, ...]
+    ports: str
     problem: str
 
 
@@ -232,8 +236,14 @@ def written(findings: Any) -> str:
 
 
 def read(kind: type[T], text: str) -> T:
-    """The dataclass that `written` wrote."""
-    made: T = _value(kind, json.loads(text))
+    """The dataclass that `written` wrote; ValueError when it is another version's."""
+    try:
+        made: T = _value(kind, json.loads(text))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"another rank's findings cannot be read ({error!r}): do all ranks run the same "
+            "version of quoit?"
+        ) from error
     return made
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
-from quoit.doctor_advice import Advice, by_host, count, grouped
+from quoit.doctor_advice import Advice, by_host, count, grouped, spelled
 from quoit.doctor_findings import Cores, Findings, RankFindings
 
 _MIB = 1 << 20
@@ -67,7 +68,7 @@ def split_host(found: Findings) -> Iterator[Advice]:
 def starved_cores(found: Findings) -> Iterator[Advice]:
     """Ranks that were bound to fewer cores than their share; torch then has as few threads."""
     for host in by_host(found.ranks):
-        known = [(one, one.cores) for one in host if one.cores]
+        known = [(one, one.cores) for one in host if one.cores and one.launcher]
         ranks = []
         for one, cores in known:
             fair = cores.allowed // max(1, one.local_size or len(host))
@@ -145,9 +146,9 @@ def slow_ranks(found: Findings) -> Iterator[Advice]:
         worst = max(measured.memcpy_by_rank)
         yield Advice(
             "warning",
-            tuple(slow) if not measured.started else (),
-            f"memory is copied {worst / typical:.1f} times slower there than elsewhere, and the "
-            "others wait for it",
+            () if measured.started else tuple(slow),
+            f"memory is copied {worst / typical:.1f} times slower by {spelled(slow)} than by "
+            "others, and all wait for it",
             "look for other programs on those cores (top), and for memory of another NUMA node",
         )
 
@@ -176,6 +177,20 @@ def few_files(found: Findings) -> Iterator[Advice]:
                 f"only {allowed} open files are allowed; {count(len(found.ranks), 'rank')} and "
                 f"torch may need {need}",
                 f"ulimit -n {max(4096, need)}",
+            )
+
+
+def few_ports(found: Findings) -> Iterator[Advice]:
+    for host in by_host(found.ranks):
+        network = host[0].network
+        ends = re.fullmatch(r"(\d+)-(\d+)", network.ports if network else "")
+        there = int(ends[2]) - int(ends[1]) + 1 if ends else len(host)
+        if ends and there < len(host):
+            yield Advice(
+                "problem",
+                tuple(one.rank for one in host),
+                f"ports {ends[0]} are {max(0, there)}, and {len(host)} ranks of a host listen",
+                "give QUOIT_PORTS a wider range, and open it in the firewall",
             )
 
 
@@ -215,5 +230,5 @@ def threads_of(host: Sequence[RankFindings]) -> list[int]:
 
 TRAPS = (
     *(closed_memory, no_memfd, split_host, starved_cores, shared_cores, too_many_threads),
-    *(slow_ranks, slow_small, few_files, small_shm),
+    *(slow_ranks, slow_small, few_files, few_ports, small_shm),
 )

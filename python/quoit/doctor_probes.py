@@ -194,7 +194,10 @@ def _network() -> Network:
         else:
             why = f"left out by QUOIT_IFACE={asked}"
         addresses.append(Address(one.name, str(one.address), one in usable, why))
-    return Network(name, resolved, tuple(addresses), problem)
+    ports = os.environ.get("QUOIT_PORTS") or "-".join(
+        Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    )
+    return Network(name, resolved, tuple(addresses), ports, problem)
 
 
 def _limits() -> Limits:

@@ -15,6 +15,7 @@ from quoit.doctor_findings import Cores, Findings, Measurement, RankFindings
 from quoit.doctor_host_advice import threads_of
 
 _WIDEST = 100
+_MOST = 8  # lines of what differs
 _MARKS = {"problem": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("·", "cyan")}
 _LAUNCHERS = {
     "mpich": "MPICH's mpirun",
@@ -101,7 +102,10 @@ def _show_rich(parts: Sequence[Section], console: object) -> None:
         table.add_column()
         for line in part.lines:
             cure = line.text.startswith("→")
-            table.add_row(Text(line.label, line.style), Text(line.text, "green" if cure else ""))
+            table.add_row(
+                Text(line.label, line.style if line.label else ""),
+                Text(line.text, "green" if cure else ""),
+            )
         console.print(Padding(table, (0, 0, 0, 2)), width=min(_WIDEST, console.width))
 
 
@@ -141,8 +145,7 @@ def _per_rank(found: Findings, label: str, say: Callable[[RankFindings], str]) -
     said = grouped((one.rank, say(one)) for one in found.ranks)
     if len(said) == 1:
         return [Line(label, said[0][0])]
-    lines = [Line("", f"{spelled(ranks)}: {text or 'nothing'}") for text, ranks in said[:8]]
-    return [Line(label, lines[0].text), *lines[1:]]
+    return _differing(label, [f"{spelled(ranks)}: {text or 'nothing'}" for text, ranks in said])
 
 
 def _per_host(
@@ -153,11 +156,15 @@ def _per_host(
     said = grouped((number, say(host)) for number, host in enumerate(hosts))
     if len(said) == 1:
         return [Line(label, said[0][0])]
-    lines = [
-        Line("", f"{', '.join(hosts[n][0].host for n in numbers[:4])}: {text}")
-        for text, numbers in said[:8]
-    ]
-    return [Line(label, lines[0].text), *lines[1:]]
+    return _differing(
+        label,
+        [f"{', '.join(hosts[n][0].host for n in numbers[:4])}: {text}" for text, numbers in said],
+    )
+
+
+def _differing(label: str, texts: Sequence[str]) -> list[Line]:
+    shown = list(texts[:_MOST]) + ([f"and {len(texts) - _MOST} more"] if len(texts) > _MOST else [])
+    return [Line(label if number == 0 else "", text) for number, text in enumerate(shown)]
 
 
 def _quoit(one: RankFindings) -> str:
@@ -210,10 +217,14 @@ def _mpi(one: RankFindings) -> str:
             )
         )
     elif mpi:
-        parts.append("none on PATH, none needed on one host")
+        parts.append("none on PATH" + (", none needed on one host" if _one_host(one) else ""))
     if one.software and one.software.mpi4py:
         parts.append(f"mpi4py {one.software.mpi4py}")
     return "; ".join(parts)
+
+
+def _one_host(one: RankFindings) -> bool:
+    return one.size in (1, one.local_size)
 
 
 def _cores(host: Sequence[RankFindings]) -> str:
@@ -270,6 +281,7 @@ def _network(host: Sequence[RankFindings]) -> str:
         names = dict.fromkeys(one.interface for one in unused)
         parts.append("left out by QUOIT_IFACE: " + ", ".join(list(names)[:6]))
     parts.append(f"{network.name} is {', '.join(network.resolves_to[:3]) or 'not resolved'}")
+    parts.append(f"ports {network.ports}")
     return "; ".join(parts)
 
 
@@ -294,7 +306,11 @@ def _environment(one: RankFindings) -> str:
         for name, value in one.environment.items()
         if name not in _PLACEMENT_WHOLE and not name.startswith(_PLACEMENT)
     }
-    return "  ".join(f"{name}={value}" for name, value in shown.items())
+    return "  ".join(f"{name}={_short(value)}" for name, value in shown.items())
+
+
+def _short(value: str, most: int = 60) -> str:
+    return value if len(value) <= most else value[: most - 1] + "…"
 
 
 def _between(found: Findings) -> list[Line]:
