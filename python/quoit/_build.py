@@ -59,10 +59,16 @@ def load_c10d() -> ModuleType:
     if _NAME in sys.modules:
         return sys.modules[_NAME]
     wanted = stamp()
-    packaged = _in_package(_STAMP)
-    if packaged is not None and _is_built(packaged.parent, wanted):
+    if _packaged(wanted) is not None:
         return importlib.import_module(_NAME)
     return _import_from(_build_cached(wanted))
+
+
+def built_c10d() -> str | None:
+    """The folder of the module that :func:`load_c10d` would import, None if it had to build it."""
+    wanted = stamp()
+    folder = _packaged(wanted) or _cached(wanted)[0]
+    return str(folder) if _is_built(folder, wanted) else None
 
 
 def build(
@@ -81,7 +87,7 @@ def build(
     end = time.monotonic() + deadline_s
     built_for = stamp()
     torch_dir = Path(str(_torch().__file__)).parent
-    compiler = _compiler()
+    command = compiler()
     flags = _compile_flags(include, torch_dir, bool(built_for["cxx11_abi"]))
     files = sorted(sources.glob("*.cpp"))
     if not files:
@@ -94,9 +100,9 @@ def build(
         unit = work / "c10d.cpp"
         unit.write_text("".join(f'#include "{file.resolve()}"\n' for file in files))
         compiled = str(work / "c10d.o")
-        _run([*compiler, *flags, "-c", str(unit), "-o", compiled], work, end)
+        _run([*command, *flags, "-c", str(unit), "-o", compiled], work, end)
         origin = "$ORIGIN" if library.parent.samefile(destination) else str(library.parent)
-        link = [*compiler, "-shared", "-pthread", "-s", compiled, "-o", str(work / _MODULE)]
+        link = [*command, "-shared", "-pthread", "-s", compiled, "-o", str(work / _MODULE)]
         link += [f"-L{library.parent}", "-lquoit", f"-Wl,-rpath,{origin}"]
         # No rpath to torch: it is always imported first, and its libraries are matched by name.
         link += [f"-L{torch_dir / 'lib'}", "-ltorch_python", "-ltorch", "-ltorch_cpu", "-lc10"]
@@ -131,7 +137,7 @@ def _torch() -> ModuleType:
     return torch
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
     """The command that starts the C++ compiler: $CXX, which may carry arguments, or one found."""
     if chosen := shlex.split(os.environ.get("CXX", "")):
         if shutil.which(chosen[0]) is None:
@@ -210,8 +216,14 @@ def _is_built(folder: Path, wanted: dict[str, str | bool]) -> bool:
     return False
 
 
-def _build_cached(wanted: dict[str, str | bool]) -> Path:
-    """The folder of the cached module for this torch, built now unless some process has done it."""
+def _packaged(wanted: dict[str, str | bool]) -> Path | None:
+    """The folder of the module that came with the package, if it was built for this torch."""
+    found = _in_package(_STAMP)
+    return found.parent if found is not None and _is_built(found.parent, wanted) else None
+
+
+def _cached(wanted: dict[str, str | bool]) -> tuple[Path, Path, Path]:
+    """Where the module for this torch is kept once it is built; its source root and library."""
     source_root, library = _in_package("_src"), _in_package("libquoit.so")
     if source_root is None or library is None:
         raise ImportError(
@@ -223,7 +235,12 @@ def _build_cached(wanted: dict[str, str | bool]) -> Path:
         digest.update(str(file.relative_to(source_root)).encode() + file.read_bytes())
     version = importlib.metadata.version("quoit")
     tag = f"quoit-{version}-torch-{wanted['torch']}-{sys.implementation.cache_tag}"
-    folder = cache_dir() / f"{tag}-{digest.hexdigest()[:16]}"
+    return cache_dir() / f"{tag}-{digest.hexdigest()[:16]}", source_root, library
+
+
+def _build_cached(wanted: dict[str, str | bool]) -> Path:
+    """The folder of the cached module for this torch, built now unless some process has done it."""
+    folder, source_root, library = _cached(wanted)
     if _is_built(folder, wanted):
         return folder
     with _locked(folder):

@@ -40,7 +40,11 @@ def autoload() -> None:
     try:
         register()
     except Exception as error:
-        print(f"quoit: its torch backend was not registered ({error})", file=sys.stderr)
+        print(
+            f'quoit: its torch backend "quoit" was not registered ({error}); `import quoit` gives '
+            "the full error",
+            file=sys.stderr,
+        )
 
 
 def _create(options: Any, _group_options: Any) -> dist.Backend:
@@ -67,9 +71,10 @@ def _seconds(timeout: timedelta) -> float:
     """torch's timeout, unless it is torch's default and QUOIT_TIMEOUT_S says something else."""
     from torch.distributed.constants import default_pg_timeout
 
-    chosen = os.environ.get("QUOIT_TIMEOUT_S")
-    if chosen and timeout == default_pg_timeout:
-        return float(chosen)
+    from quoit import _core
+
+    if os.environ.get("QUOIT_TIMEOUT_S") and timeout == default_pg_timeout:
+        return _core.ConnectOptions().timeout
     return timeout.total_seconds()
 
 

@@ -19,7 +19,12 @@ class Command:
     help: str
 
 
-COMMANDS = (Command("run", "quoit.run", "start the ranks of a Python program on this host"),)
+COMMANDS = (
+    Command("run", "quoit.run", "start the ranks of a Python program on this host"),
+    Command(
+        "doctor", "quoit.doctor", "report what is found, what would be used, and what to improve"
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

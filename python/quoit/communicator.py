@@ -330,7 +330,10 @@ def _name(arrays: Sequence[Array], dtype: str | None, op: ReduceOp = "SUM") -> s
         carrier = _CARRIERS.get(dtype, dtype)
         if name != carrier:
             raise _core.UsageError(
-                f"an array of {name} cannot be taken as {dtype}: pass one of {carrier}"
+                f"an array of {name} cannot be taken as {dtype}: pass one of {carrier}, which "
+                f"holds the bits of {dtype}"
+                if carrier != dtype
+                else f"an array of {name} cannot be taken as {dtype}: convert it with astype()"
             )
         return dtype
     if name in _REAL and op not in ("SUM", "AVG", "PREMUL_SUM"):

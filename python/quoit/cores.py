@@ -11,8 +11,15 @@ def usable_cores(root: Path = Path("/")) -> int:
 
     A quota of two and a half cores counts as two. `root` is where /proc and /sys are looked for.
     """
+    quota = cpu_quota(root)
+    bound = len(os.sched_getaffinity(0))
+    return bound if quota is None else max(1, int(min(bound, quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Cores' worth of time that the control groups allow; None when they set no limit."""
     quotas = [quota for group in _groups(root) if (quota := _quota(group)) is not None]
-    return max(1, int(min([len(os.sched_getaffinity(0)), *quotas])))
+    return min(quotas, default=None)
 
 
 def _groups(root: Path) -> list[Path]:

@@ -332,7 +332,10 @@ def _check_family(path: str, source: str, launcher: Launcher) -> None:
     try:
         family = libmpi.family_of(path)
     except (OSError, ValueError) as error:
-        raise LaunchError(f"the MPI library {path} ({source}) cannot be used: {error}") from error
+        raise LaunchError(
+            f"the MPI library {path} ({source}) cannot be used: {error}. Set QUOIT_MPI_LIBRARY to "
+            "the libmpi of the mpirun that starts the job."
+        ) from error
     if launcher in (family, "slurm"):
         return
     names = {"mpich": "MPICH", "openmpi": "Open MPI"}

@@ -109,7 +109,9 @@ def meet_across_hosts(
         return server
     offer = json.loads(all_gather("")[0])
     if "error" in offer:
-        raise LaunchError(f"rank 0 cannot open a store for the job: {offer['error']}")
+        raise LaunchError(
+            f"rank 0 cannot open a store for the job: {offer['error']} (see rank 0's own error)"
+        )
     return _connect(launch, timeout, offer)
 
 

@@ -88,7 +88,10 @@ def supervise(watch: Watch, timeout_s: float | None, grace_s: float) -> Rank | N
         elif watch.kill_at is None and failed:
             watch.stop(signal.SIGTERM, grace_s)
         elif watch.kill_at is None and timeout_at is not None and now >= timeout_at:
-            watch.say(f"not done after {timeout_s:g} s; still running: ranks {running}")
+            watch.say(
+                f"not done after {timeout_s:g} s; still running: ranks {running}. If they are only "
+                "slow, give a longer --timeout"
+            )
             watch.code = TIMED_OUT
             watch.stop(signal.SIGTERM, grace_s)
         elif watch.kill_at is not None and now >= watch.kill_at:
