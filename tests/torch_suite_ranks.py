@@ -2,8 +2,8 @@
 
 torch_suite_ranks.py MODE RESULTS LOG DEADLINE_S PATTERN
 
-What torch reads at import (BACKEND, WORLD_SIZE, TEMP_DIR) is in the environment. Each test is played
-by four ranks that are forked from this process.
+What torch reads at import (BACKEND, WORLD_SIZE, TEMP_DIR) is in the environment. Each test is
+played by four ranks that are forked from this process.
 """
 
 from __future__ import annotations
