@@ -39,7 +39,8 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     @functools.cache
     def launch(world: World, module: str) -> dict[str, str]:
         folder = tmp_path_factory.mktemp(str(world))
-        return worlds.run_launched(world, module, asked[world, module], folder)
+        cases = asked[world, module]
+        return worlds.run_launched(world, module, cases, folder, max(120.0, 10.0 * len(cases)))
 
     def ask(world: World, case: str) -> str:
         module, _, name = case.partition(".")
