@@ -9,6 +9,19 @@ namespace {
 
 constexpr int kShrinkAbort = 1;  // torch.distributed.SHRINK_ABORT
 
+template <class Explain>
+void await_key(const c10::intrusive_ptr<c10d::Store>& store, const std::string& key,
+               Deadline deadline, Explain explain) {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.left());
+  try {
+    store->wait({key}, std::max(left, std::chrono::milliseconds(1)));
+  } catch (const c10::Error& e) {  // its what() is a page of addresses
+    throw TimeoutError(explain(e.what_without_backtrace()));
+  } catch (const std::exception& e) {
+    throw TimeoutError(explain(e.what()));
+  }
+}
+
 // Everybody's string by way of torch's store: in round K rank r writes "quoit/of SIZE/GROUP/K/r". A
 // store may outlive a group and serve the next one of the same name, so groups of one size are
 // counted, by their members' arrivals.
@@ -22,16 +35,12 @@ Rendezvous through_store(const c10::intrusive_ptr<c10d::Store>& store, int rank,
     std::vector<std::string> all;
     const Deadline deadline = Deadline::after(timeout);
     for (int r = 0; r < size; ++r) {
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.left());
-      try {
-        store->wait({key(r)}, std::max(left, std::chrono::milliseconds(1)));
-      } catch (const std::exception& e) {
-        throw TimeoutError(
-            text("rank ", rank, " of ", size, " waited ", timeout.count(), " s for rank ", r,
-                 " to join the process group: was it started, and did it get as far as "
-                 "init_process_group? (",
-                 e.what(), ")"));
-      }
+      await_key(store, key(r), deadline, [&](const std::string& why) {
+        return text("rank ", rank, " of ", size, " waited ", timeout.count(), " s for rank ", r,
+                    " to join the process group: was it started, and did it get as far as "
+                    "init_process_group? (",
+                    why, ")");
+      });
       const std::vector<uint8_t> said = store->get(key(r));
       all.emplace_back(said.begin(), said.end());
     }

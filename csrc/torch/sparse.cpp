@@ -72,31 +72,28 @@ Communicator::Gathering SparseSum::contents() {
 
 void SparseSum::finish() const {
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> indices;
-  std::vector<at::Tensor> values;
+  // Half precision is rounded once, as in every sum inside a host.
+  const auto dtype = values_.scalar_type();
+  const bool half = dtype == at::kHalf || dtype == at::kBFloat16;
+  at::Tensor sum;
   for (std::size_t rank = 0; rank < all_.size(); ++rank) {
     const int64_t stored = all_[rank].stored;
     std::vector<int64_t> dims = values_.sizes().vec();
     dims.front() = stored;
-    at::Tensor its_indices = at::empty({mine_.sparse_dims, stored}, at::kLong);
-    at::Tensor its_values = at::empty(dims, values_.options());
+    const at::Tensor indices = at::empty({mine_.sparse_dims, stored}, at::kLong);
+    at::Tensor values = at::empty(dims, values_.options());
     const auto* from = static_cast<const std::byte*>(gathered_[rank].data_ptr());
-    const std::size_t split = its_indices.nbytes();
-    if (split > 0) std::memcpy(its_indices.data_ptr(), from, split);
-    if (its_values.nbytes() > 0)
-      std::memcpy(its_values.data_ptr(), from + split, its_values.nbytes());
-    indices.push_back(std::move(its_indices));
-    values.push_back(std::move(its_values));
+    if (indices.nbytes() > 0) std::memcpy(indices.data_ptr(), from, indices.nbytes());
+    if (values.nbytes() > 0)
+      std::memcpy(values.data_ptr(), from + indices.nbytes(), values.nbytes());
+    if (half) values = values.to(at::kFloat);
+    // One by one, for a sum in rank order: coalesce() sorts, and not stably.
+    const at::Tensor theirs = at::_sparse_coo_tensor_unsafe(indices, values, result_.sizes(),
+                                                            values.options().layout(at::kSparse))
+                                  ._coalesced_(true);
+    sum = sum.defined() ? sum.add(theirs) : theirs;
   }
-  // Elements of one place stay in rank order while they are sorted and then added up. Half
-  // precision is rounded once, as in every sum inside a host.
-  const auto dtype = values_.scalar_type();
-  const bool half = dtype == at::kHalf || dtype == at::kBFloat16;
-  at::Tensor all_values = at::cat(values, 0);
-  if (half) all_values = all_values.to(at::kFloat);
-  at::Tensor sum = at::_sparse_coo_tensor_unsafe(at::cat(indices, 1), all_values, result_.sizes(),
-                                                 all_values.options().layout(at::kSparse))
-                       .coalesce();
+  sum = sum.coalesce();
   result_.copy_(half ? sum.to(dtype) : sum);
 }
 

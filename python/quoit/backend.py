@@ -23,12 +23,13 @@ def register() -> None:
         import torch.distributed as dist
     except ModuleNotFoundError:
         return  # no torch, no backend; the rest of quoit works
-    from quoit import rendezvous
+    from quoit import rendezvous, torch_calls
 
     if not dist.is_available() or hasattr(dist.Backend, "QUOIT"):
         return
     dist.Backend.register_backend("quoit", _create, extended_api=True, devices=DEVICES)
     rendezvous.install()
+    torch_calls.install()
 
 
 def autoload() -> None:
