@@ -460,7 +460,7 @@ def sparse_gradients_in_ddp(pg: Any) -> None:
             nn.Sequential(nn.Embedding(30, 4, sparse=True), nn.Linear(4, 2)),
             process_group=process_group,
         )
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
         torch.manual_seed(dist.get_rank() + 1)
         for _ in range(4):
             optimizer.zero_grad()
