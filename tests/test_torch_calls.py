@@ -9,7 +9,6 @@ import textwrap
 from datetime import timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -108,9 +107,15 @@ PROGRAM = """
 def test_torchcomms_is_told_of(
     backend: str, switch: str, said: str, warned: bool, tmp_path: Path
 ) -> None:
-    ended: Any = played(
+    ended = played(
         tmp_path, PROGRAM.format(backend=backend), TORCH_DISTRIBUTED_USE_TORCHCOMMS=switch
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == said, ended.stderr
     assert ("makes torch ask torchcomms for the backend 'quoit'" in ended.stderr) == warned
+
+
+def test_a_program_that_says_who_it_is_needs_no_whole_environment(tmp_path: Path) -> None:
+    """torch's own tests set WORLD_SIZE, and no RANK."""
+    ended = played(tmp_path, PROGRAM.format(backend="quoit"), WORLD_SIZE="3")
+    assert ended.stdout == "made\n", ended.stderr

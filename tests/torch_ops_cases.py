@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import _functional_collectives as functional
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_cases import _TIMEOUT, Case, group  # noqa: F401  (`group` is what stage.py asks for)
@@ -351,6 +352,30 @@ def coalesced_forms(pg: Any) -> None:
 
 
 @case
+def functional_collectives(pg: Any) -> None:
+    """What DTensor and compiled programs call: a result is waited for when it is first used."""
+    rank, n = dist.get_rank(), dist.get_world_size(pg)
+    of = [small(torch.float32, n, 4, seed=r) for r in range(n)]
+    total = torch.stack(of).sum(0)
+    same(functional.wait_tensor(functional.all_reduce(of[rank], "sum", pg)), total)
+    averaged = functional.wait_tensor(functional.all_reduce(of[rank].long(), "avg", pg))
+    same(averaged, total.long().div(n, rounding_mode="trunc"))
+    gathered = functional.all_gather_tensor(of[rank], 0, pg)
+    same(functional.wait_tensor(gathered), torch.cat(of))
+    scattered = functional.reduce_scatter_tensor(of[rank], "sum", 0, pg)
+    same(functional.wait_tensor(scattered), total[rank : rank + 1])
+    same(functional.wait_tensor(functional.broadcast(of[rank], n - 1, pg)), of[n - 1])
+    exchanged = functional.all_to_all_single(of[rank], None, None, pg)
+    same(functional.wait_tensor(exchanged), torch.stack([x[rank] for x in of]))
+    two = functional.all_reduce_coalesced([of[rank], 2 * of[rank]], "sum", pg)
+    same([functional.wait_tensor(x) for x in two], [total, 2 * total])
+    two = functional.all_gather_into_tensor_coalesced([of[rank], 2 * of[rank]], pg)
+    same([functional.wait_tensor(x) for x in two], [torch.cat(of), 2 * torch.cat(of)])
+    two = functional.reduce_scatter_tensor_coalesced([of[rank]] * 2, "sum", [0, 0], pg)
+    same([functional.wait_tensor(x) for x in two], [total[rank : rank + 1]] * 2)
+
+
+@case
 def batches_of_messages(pg: Any) -> None:
     """Everybody to everybody, big and small, in an order of everybody's own."""
     rank, n = dist.get_rank(), dist.get_world_size(pg)
@@ -417,6 +442,23 @@ def sparse_sums(pg: Any) -> None:
                 assert (x.sparse_dim(), x.shape) == (dims, torch.Size(sizes))
                 places = {tuple(place) for one in of for place in one._indices().t().tolist()}
                 assert {tuple(place) for place in x.indices().t().tolist()} == places
+
+
+@case
+def sparse_sums_of_two_groups(pg: Any) -> None:
+    """Begun in another order on every second rank: each is a queue of its own."""
+    rank, n = dist.get_rank(), dist.get_world_size(pg)
+    groups = [dist.new_group(list(range(n)), timeout=_TIMEOUT) for _ in range(2)]
+    xs = [torch.eye(n).to_sparse_coo() for _ in groups]
+    works = []
+    for i in (0, 1) if rank % 2 else (1, 0):
+        works.append(dist.all_reduce(xs[i], group=groups[i], async_op=True))
+    for work in works:
+        assert work is not None
+        work.wait()
+    same([x.to_dense() for x in xs], [n * torch.eye(n)] * 2)
+    for one in groups:
+        dist.destroy_process_group(one)
 
 
 @case
