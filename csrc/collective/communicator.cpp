@@ -163,6 +163,20 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
                options);
 }
 
+Communicator::Handle Communicator::all_gather_later(DType dtype, std::function<Gathering()> prepare,
+                                                    CallOptions options) {
+  const Call call = next_call(Op::AllGather, dtype, 0);
+  return start(call, gather_later(call, std::move(prepare)), options);
+}
+
+Task Communicator::gather_later(Call call, std::function<Gathering()> prepare) {
+  const Gathering now = prepare();
+  Task task = direct_ ? direct_all_gather(board(), call, now.in, now.outs)
+                      : greeted(call, ring_all_gather(*us_.network, ring_, now.in,
+                                                      in_ring_order(now.outs, ring_)));
+  co_await std::move(task);
+}
+
 Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector<View> outs,
                                               bool uneven, CallOptions options) {
   QUOIT_CHECK(!ins.empty(), UsageError, "all_to_all: got no input; give one block per rank");
@@ -220,14 +234,14 @@ Communicator::Handle Communicator::barrier(CallOptions options) {
 
 Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions options) {
   check_rank(to, "destination");
-  QUOIT_CHECK(tag >= 0, UsageError, "send: tag ", tag, " is negative; tags are 0 or more");
+  check_tag(tag, "send");
   Call call{data.count, 0, to, Op::Send, data.dtype};
   return start(call, send_message(*us_.network, to, tag, data), options, Engine::Order::AtOnce);
 }
 
 Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOptions options) {
   if (from != kAnySource) check_rank(from, "source");
-  QUOIT_CHECK(tag >= 0, UsageError, "recv: tag ", tag, " is negative; tags are 0 or more");
+  check_tag(tag, "recv");
   const Call call{into.count, 0, from, Op::Recv, into.dtype};
   const Handle work = begin(call, options);
   engine_.submit(*this, work, receive_message(*us_.network, from, tag, into, *work),
@@ -295,6 +309,11 @@ Communicator::Handle Communicator::start(const Call& call, Task task, CallOption
 void Communicator::check_rank(int rank, const char* what) const {
   QUOIT_CHECK(rank >= 0 && rank < size(), UsageError, what, " rank ", rank,
               " does not exist: this group has ranks 0 to ", size() - 1);
+}
+
+void Communicator::check_tag(Tag tag, const char* what) {
+  QUOIT_CHECK(tag >= 0 || tag == kMonitorTag, UsageError, what, ": tag ", tag,
+              " is negative; tags are 0 or more");
 }
 
 void Communicator::check_views(const std::vector<View>& views, DType dtype,

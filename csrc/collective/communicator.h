@@ -19,6 +19,9 @@ namespace quoit {
 enum class Algorithm : std::uint8_t { Auto, Direct, Ring, Hierarchy };
 Algorithm algorithm_named(const std::string& name);
 
+// The stream of monitored barriers; user tags are 0 or more, those below are in transport.h.
+inline constexpr Tag kMonitorTag = -3;
+
 // What ranks found out about each other when the group was made.
 struct Membership {
   int rank = 0;
@@ -70,6 +73,15 @@ class Communicator final : public Group {
                         CallOptions options = {});
   Handle all_gather(View in, std::vector<View> outs, CallOptions options = {});
 
+  // The same for sizes that an earlier call finds out: `prepare` says what to gather when the turn
+  // of the call has come, under the engine's lock. What it throws fails the call.
+  struct Gathering {
+    View in;
+    std::vector<View> outs;
+  };
+  Handle all_gather_later(DType dtype, std::function<Gathering()> prepare,
+                          CallOptions options = {});
+
   // `uneven` must be the same on all ranks: whether block sizes may differ anywhere.
   Handle all_to_all(std::vector<View> ins, std::vector<View> outs, bool uneven,
                     CallOptions options = {});
@@ -80,7 +92,8 @@ class Communicator final : public Group {
 
   Handle barrier(CallOptions options = {});
 
-  // Messages match by (sender, tag >= 0), in order. `from` may be kAnySource; see Work::source.
+  // Messages match by (sender, tag), in order; tag >= 0, or kMonitorTag. `from` may be kAnySource;
+  // see Work::source.
   Handle send(View data, int to, Tag tag, CallOptions options = {});
   Handle recv(View into, int from, Tag tag, CallOptions options = {});
 
@@ -110,8 +123,10 @@ class Communicator final : public Group {
   Handle start(const Call& call, Task task, CallOptions& options,
                Engine::Order order = Engine::Order::InTurn);
   [[nodiscard]] Task greeted(Call call, Task then);
+  [[nodiscard]] Task gather_later(Call call, std::function<Gathering()> prepare);
   [[nodiscard]] Board& board() { return us_.segment->board(); }
   void check_rank(int rank, const char* what) const;
+  static void check_tag(Tag tag, const char* what);
   void check_views(const std::vector<View>& views, DType dtype, const char* what) const;
 
   Engine& engine_;

@@ -1,29 +1,46 @@
 #include "torch/process_group.h"
 
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+
+#include <algorithm>
+
 namespace quoit {
 namespace {
 
-using c10d::OpType;
+constexpr int kShrinkAbort = 1;  // torch.distributed.SHRINK_ABORT
 
-// Everybody's string by way of torch's store: rank r writes "quoit/ROUND/r".
+template <class Explain>
+void await_key(const c10::intrusive_ptr<c10d::Store>& store, const std::string& key,
+               Deadline deadline, Explain explain) {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.left());
+  try {
+    store->wait({key}, std::max(left, std::chrono::milliseconds(1)));
+  } catch (const c10::Error& e) {  // its what() is a page of addresses
+    throw TimeoutError(explain(e.what_without_backtrace()));
+  } catch (const std::exception& e) {
+    throw TimeoutError(explain(e.what()));
+  }
+}
+
+// Everybody's string by way of torch's store: in round K rank r writes "quoit/of SIZE/GROUP/K/r". A
+// store may outlive a group and serve the next one of the same name, so groups of one size are
+// counted, by their members' arrivals.
 Rendezvous through_store(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
                          Seconds timeout) {
+  const std::string ours = text("quoit/of ", size, "/");
+  const std::int64_t group = (store->add(ours + "arrivals", 1) - 1) / size;
   return [=, round = 0](const std::string& mine) mutable {
-    const auto key = [round](int r) { return text("quoit/", round, "/", r); };
+    const auto key = [&](int r) { return text(ours, group, "/", round, "/", r); };
     store->set(key(rank), std::vector<uint8_t>(mine.begin(), mine.end()));
     std::vector<std::string> all;
     const Deadline deadline = Deadline::after(timeout);
     for (int r = 0; r < size; ++r) {
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.left());
-      try {
-        store->wait({key(r)}, std::max(left, std::chrono::milliseconds(1)));
-      } catch (const std::exception& e) {
-        throw TimeoutError(
-            text("rank ", rank, " of ", size, " waited ", timeout.count(), " s for rank ", r,
-                 " to join the process group: was it started, and did it get as far as "
-                 "init_process_group? (",
-                 e.what(), ")"));
-      }
+      await_key(store, key(r), deadline, [&](const std::string& why) {
+        return text("rank ", rank, " of ", size, " waited ", timeout.count(), " s for rank ", r,
+                    " to join the process group: was it started, and did it get as far as "
+                    "init_process_group? (",
+                    why, ")");
+      });
       const std::vector<uint8_t> said = store->get(key(r));
       all.emplace_back(said.begin(), said.end());
     }
@@ -32,53 +49,8 @@ Rendezvous through_store(const c10::intrusive_ptr<c10d::Store>& store, int rank,
   };
 }
 
-// Complex numbers travel as pairs, which only sums may treat one by one.
-Reduction reduction_of(const c10d::ReduceOp& op, const at::Tensor& tensor) {
-  QUOIT_CHECK(!tensor.is_complex() || c10d::isComplexViewAsRealAllowed(op), UsageError,
-              "this reduce op has no meaning for complex tensors: use SUM, AVG or PREMUL_SUM");
-  switch (op.op_) {
-    case c10d::ReduceOp::SUM:
-      return {ReduceOp::Sum};
-    case c10d::ReduceOp::AVG:
-      return {ReduceOp::Avg};
-    case c10d::ReduceOp::PRODUCT:
-      return {ReduceOp::Product};
-    case c10d::ReduceOp::MIN:
-      return {ReduceOp::Min};
-    case c10d::ReduceOp::MAX:
-      return {ReduceOp::Max};
-    case c10d::ReduceOp::BAND:
-      return {ReduceOp::Band};
-    case c10d::ReduceOp::BOR:
-      return {ReduceOp::Bor};
-    case c10d::ReduceOp::BXOR:
-      return {ReduceOp::Bxor};
-    case c10d::ReduceOp::PREMUL_SUM: {
-      const auto* factor = dynamic_cast<const c10d::PreMulSumSupplement*>(op.supplement_.get());
-      QUOIT_CHECK(factor != nullptr, UsageError, "PREMUL_SUM without its factor");
-      return {ReduceOp::PremulSum, factor->tensor_factor.defined()
-                                       ? factor->tensor_factor.item<double>()
-                                       : factor->double_factor};
-    }
-    default:
-      throw UsageError("this reduce op is not known to quoit");
-  }
-}
-
-const at::Tensor& only(const std::vector<at::Tensor>& tensors, const char* what) {
-  QUOIT_CHECK(tensors.size() == 1, UsageError, what, ": got ", tensors.size(),
-              " tensors, expected one");
-  return tensors.front();
-}
-
-// Runs a method's body; our errors come out as torch's.
-template <class Body>
-auto translated(Body body) {
-  try {
-    return body();
-  } catch (const Error&) {
-    std::rethrow_exception(as_torch_error(std::current_exception()));
-  }
+std::chrono::milliseconds in_milliseconds(Seconds seconds) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(seconds);
 }
 
 }  // namespace
@@ -86,8 +58,9 @@ auto translated(Body body) {
 ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& store, int rank,
                                      int size, const ConnectOptions& options)
     : Backend(rank, size),
-      options_(c10::make_intrusive<Options>(
-          "quoit", std::chrono::duration_cast<std::chrono::milliseconds>(options.timeout))),
+      store_(store),
+      connect_options_(options),
+      timeout_(in_milliseconds(options.timeout)),
       communicator_(connect(Engine::process(), rank, size,
                             through_store(store, rank, size, options.timeout), options)) {
   init();
@@ -101,9 +74,20 @@ Communicator& ProcessGroupQuoit::communicator() {
   return *communicator_;
 }
 
+// A copy each time: whoever splits a group writes the new group's name and timeout into it.
+c10::intrusive_ptr<c10d::Backend::Options> ProcessGroupQuoit::getBackendOptions() {
+  return c10::make_intrusive<Options>("quoit", timeout_.load());
+}
+
 void ProcessGroupQuoit::setTimeout(std::chrono::milliseconds timeout) {
-  options_->timeout = timeout;
-  communicator().set_timeout(timeout);
+  translated([&] {
+    communicator().set_timeout(timeout);
+    timeout_ = timeout;
+  });
+}
+
+uint64_t ProcessGroupQuoit::getSequenceNumberForGroup() {
+  return translated([&] { return communicator().sequence(); });
 }
 
 void ProcessGroupQuoit::abort() {
@@ -116,279 +100,86 @@ void ProcessGroupQuoit::shutdown() {
   communicator_.reset();
 }
 
-template <class Start>
-Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
-                                              std::chrono::milliseconds timeout, bool background,
-                                              Start start_call) {
-  CallOptions options;
-  if (timeout > kNoTimeout) options.timeout = timeout;
-  options.mode = background ? Engine::Mode::Background : Engine::Mode::Foreground;
-  options.keep = operands.keep();
-  options.epilogue = operands.epilogue();
-  return start_call(communicator(), std::move(options));
+// Only the members meet; the others are told that they have no part in it.
+c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::split(
+    const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& ranks,
+    const c10::intrusive_ptr<Options>& opts) {
+  const auto me = std::find(ranks.begin(), ranks.end(), rank_);
+  if (me == ranks.end()) return nullptr;
+  return related(store, static_cast<int>(me - ranks.begin()), static_cast<int>(ranks.size()), opts);
+}
+
+c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::merge(
+    const c10::intrusive_ptr<c10d::Store>& store, const c10::intrusive_ptr<Options>& opts,
+    const int& rank, const int& size) {
+  return related(store, rank, size, opts);
+}
+
+// Needs nothing of the ranks that are left out, which may be dead.
+c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::shrink(
+    const std::vector<int64_t>& ranks_to_exclude, int shrink_flags,
+    const c10::intrusive_ptr<Options>& opts_override) {
+  if ((shrink_flags & kShrinkAbort) != 0) abort();
+  std::vector<int> left;
+  std::string name = text("quoit/shrunk ", ++shrunk_, " to");
+  for (int rank = 0; rank < size_; ++rank) {
+    const auto& out = ranks_to_exclude;
+    if (std::find(out.begin(), out.end(), rank) != out.end()) continue;
+    left.push_back(rank);
+    name += text(" ", rank);
+  }
+  auto smaller =
+      split(c10::make_intrusive<c10d::PrefixStore>(name + "/", store_), left, opts_override);
+  translated([&] {
+    QUOIT_CHECK(smaller, UsageError, "shrink: rank ", rank_,
+                " is one of those to be left out, which must not call it");
+  });
+  return smaller;
+}
+
+// A group of other ranks, made as this one was.
+c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::related(
+    const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
+    const c10::intrusive_ptr<Options>& opts) {
+  return translated([&]() -> c10::intrusive_ptr<c10d::Backend> {
+    ConnectOptions options = connect_options_;
+    options.timeout = opts ? opts->timeout : timeout_.load();
+    return c10::make_intrusive<ProcessGroupQuoit>(store, rank, size, options);
+  });
+}
+
+// Our operations are queued when they are called, so there is nothing to gain by holding them back:
+// a region only collects them, for the one Work that its end hands out.
+void ProcessGroupQuoit::startCoalescing() {
+  const std::lock_guard lock(mutex_);
+  coalescing_ = Coalescing{std::this_thread::get_id(), {}, {}};
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
+  return translated([&] {
+    std::optional<Coalescing> region;
+    {
+      const std::lock_guard lock(mutex_);
+      region.swap(coalescing_);
+    }
+    QUOIT_CHECK(region, UsageError, "endCoalescing without startCoalescing");
+    communicator();
+    return Handle(c10::make_intrusive<WorkQuoit>(communicator_, std::move(region->parts),
+                                                 c10d::OpType::COALESCED,
+                                                 std::move(region->outputs)));
+  });
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(std::vector<Communicator::Handle> parts,
-                                                      OpType type, Tensors outputs) {
+                                                      c10d::OpType type, Tensors outputs) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (coalescing_ && coalescing_->thread == std::this_thread::get_id()) {
+      coalescing_->parts.insert(coalescing_->parts.end(), parts.begin(), parts.end());
+      coalescing_->outputs.insert(coalescing_->outputs.end(), outputs.begin(), outputs.end());
+    }
+  }
   return c10::make_intrusive<WorkQuoit>(communicator_, std::move(parts), type, std::move(outputs));
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors,
-                                                       const c10d::BroadcastOptions& opts) {
-  return translated([&] {
-    Operands operands;
-    const int root = static_cast<int>(opts.rootRank);
-    const at::Tensor& tensor = only(tensors, "broadcast");
-    const View data = operands.in_place(tensor, "broadcast: tensor");
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.broadcast(data, root, std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::BROADCAST, tensors);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
-                                                       const c10d::AllreduceOptions& opts) {
-  return translated([&] {
-    Operands operands;
-    const View data = operands.in_place(only(tensors, "all_reduce"), "all_reduce: tensor");
-    const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.all_reduce(data, data, reduction, std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::ALLREDUCE, tensors);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
-    Tensors& tensors, const c10d::AllreduceCoalescedOptions& opts) {
-  return translated([&] {
-    std::vector<Communicator::Handle> parts;
-    for (const at::Tensor& tensor : tensors) {
-      Operands operands;
-      const Reduction reduction = reduction_of(opts.reduceOp, tensor);
-      const View data = operands.in_place(tensor, "all_reduce_coalesced: tensor");
-      parts.push_back(
-          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-            return c.all_reduce(data, data, reduction, std::move(o));
-          }));
-    }
-    return hand_out(std::move(parts), OpType::ALLREDUCE_COALESCED, tensors);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
-                                                    const c10d::ReduceOptions& opts) {
-  return translated([&] {
-    Operands operands;
-    const View data = operands.in_place(only(tensors, "reduce"), "reduce: tensor");
-    const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.reduce(data, data, reduction, static_cast<int>(opts.rootRank), std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::REDUCE, tensors);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& outputs,
-                                                       Tensors& inputs,
-                                                       const c10d::AllgatherOptions& opts) {
-  return allgather_coalesced(outputs, inputs, opts);
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output, at::Tensor& input,
-                                                             const c10d::AllgatherOptions& opts) {
-  Tensors outputs{output};
-  Tensors inputs{input};
-  return allgather_into_tensor_coalesced(outputs, inputs, opts);
-}
-
-// outputs[i] is the list, by rank, for inputs[i].
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
-    std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
-  return translated([&] {
-    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather: got ", inputs.size(),
-                " inputs and ", outputs.size(), " lists of outputs: give one list for each input");
-    std::vector<Communicator::Handle> parts;
-    Tensors flat;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      Operands operands;
-      const View in = operands.input(inputs[i], "all_gather: input");
-      const std::vector<View> outs = operands.outputs(outputs[i], "all_gather: output");
-      parts.push_back(start(
-          operands, opts.timeout, opts.asyncOp,
-          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
-      flat.insert(flat.end(), outputs[i].begin(), outputs[i].end());
-    }
-    return hand_out(std::move(parts), OpType::ALLGATHER, std::move(flat));
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
-    Tensors& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
-  return translated([&] {
-    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather_into_tensor: got ",
-                inputs.size(), " inputs and ", outputs.size(), " outputs");
-    std::vector<Communicator::Handle> parts;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      Operands operands;
-      const View in = operands.input(inputs[i], "all_gather_into_tensor: input");
-      const auto outs = operands.output_parts(outputs[i], static_cast<std::size_t>(size_),
-                                              "all_gather_into_tensor: output");
-      parts.push_back(start(
-          operands, opts.timeout, opts.asyncOp,
-          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
-    }
-    return hand_out(std::move(parts), OpType::_ALLGATHER_BASE, outputs);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& outputs, Tensors& inputs,
-                                                    const c10d::GatherOptions& opts) {
-  return translated([&] {
-    Operands operands;
-    const int root = static_cast<int>(opts.rootRank);
-    const View in = operands.input(only(inputs, "gather: input"), "gather: input");
-    std::vector<View> outs;
-    Tensors results;
-    if (rank_ == root) {
-      QUOIT_CHECK(outputs.size() == 1, UsageError,
-                  "gather: the root must pass one list of outputs");
-      results = outputs.front();
-      outs = operands.outputs(results, "gather: output");
-    }
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.gather(in, outs, root, std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::GATHER, std::move(results));
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
-                                                     const c10d::ScatterOptions& opts) {
-  return translated([&] {
-    Operands operands;
-    const int root = static_cast<int>(opts.rootRank);
-    const View out = operands.output(only(outputs, "scatter: output"), "scatter: output");
-    std::vector<View> ins;
-    if (rank_ == root) {
-      QUOIT_CHECK(inputs.size() == 1, UsageError, "scatter: the root must pass one list of inputs");
-      ins = operands.inputs(inputs.front(), "scatter: input");
-    }
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.scatter(ins, out, root, std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::SCATTER, outputs);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
-    Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& opts) {
-  return translated([&] {
-    QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: expected one list of inputs");
-    Operands operands;
-    const View out =
-        operands.output(only(outputs, "reduce_scatter: output"), "reduce_scatter: output");
-    const std::vector<View> ins = operands.inputs(inputs.front(), "reduce_scatter: input");
-    const Reduction reduction = reduction_of(opts.reduceOp, outputs.front());
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.reduce_scatter(ins, out, reduction, std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::REDUCE_SCATTER, outputs);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
-    at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
-  Tensors outputs{output};
-  Tensors inputs{input};
-  return reduce_scatter_tensor_coalesced(outputs, inputs, opts);
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
-    Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
-  return translated([&] {
-    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ",
-                inputs.size(), " inputs and ", outputs.size(), " outputs");
-    std::vector<Communicator::Handle> parts;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      Operands operands;
-      const Reduction reduction = reduction_of(opts.reduceOp, inputs[i]);
-      const View out = operands.output(outputs[i], "reduce_scatter_tensor: output");
-      const auto ins = operands.input_parts(inputs[i], static_cast<std::size_t>(size_),
-                                            "reduce_scatter_tensor: input");
-      parts.push_back(
-          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-            return c.reduce_scatter(ins, out, reduction, std::move(o));
-          }));
-    }
-    return hand_out(std::move(parts), OpType::_REDUCE_SCATTER_BASE, outputs);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall_base(at::Tensor& output, at::Tensor& input,
-                                                           std::vector<int64_t>& output_splits,
-                                                           std::vector<int64_t>& input_splits,
-                                                           const c10d::AllToAllOptions& opts) {
-  return translated([&] {
-    Operands operands;
-    const auto n = static_cast<std::size_t>(size_);
-    const auto ins = operands.input_splits(input, input_splits, n, "all_to_all_single: input");
-    const auto outs = operands.output_splits(output, output_splits, n, "all_to_all_single: output");
-    const bool uneven = !input_splits.empty() || !output_splits.empty();
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.all_to_all(ins, outs, uneven, std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::ALLTOALL_BASE, {output});
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors& inputs,
-                                                      const c10d::AllToAllOptions& opts) {
-  return translated([&] {
-    Operands operands;
-    const auto ins = operands.inputs(inputs, "all_to_all: input");
-    const auto outs = operands.outputs(outputs, "all_to_all: output");
-    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.all_to_all(ins, outs, /*uneven=*/true, std::move(o));
-    });
-    return hand_out({std::move(work)}, OpType::ALLTOALL, outputs);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int tag) {
-  return translated([&] {
-    Operands operands;
-    const View data = operands.input(only(tensors, "send"), "send: tensor");
-    auto work =
-        start(operands, kNoTimeout, /*background=*/true,
-              [&](Communicator& c, CallOptions o) { return c.send(data, to, tag, std::move(o)); });
-    return hand_out({std::move(work)}, OpType::SEND, {});
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::recv(Tensors& tensors, int from, int tag) {
-  return translated([&] {
-    Operands operands;
-    const View data = operands.output(only(tensors, "recv"), "recv: tensor");
-    auto work = start(
-        operands, kNoTimeout, /*background=*/true,
-        [&](Communicator& c, CallOptions o) { return c.recv(data, from, tag, std::move(o)); });
-    return hand_out({std::move(work)}, from == kAnySource ? OpType::RECVANYSOURCE : OpType::RECV,
-                    tensors);
-  });
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::recvAnysource(Tensors& tensors, int tag) {
-  return recv(tensors, kAnySource, tag);
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions& opts) {
-  return translated([&] {
-    auto work = start(Operands(), opts.timeout, opts.asyncOp,
-                      [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
-    return hand_out({std::move(work)}, OpType::BARRIER, {});
-  });
 }
 
 }  // namespace quoit

@@ -3,6 +3,10 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include <mutex>
+#include <optional>
+#include <thread>
+
 #include "collective/connect.h"
 #include "torch/tensors.h"
 #include "torch/work.h"
@@ -20,15 +24,33 @@ class ProcessGroupQuoit final : public c10d::Backend {
   ~ProcessGroupQuoit() override;
 
   const std::string getBackendName() const override { return "quoit"; }
-  c10::intrusive_ptr<Options> getBackendOptions() override { return options_; }
+  c10::intrusive_ptr<Options> getBackendOptions() override;
   void setTimeout(std::chrono::milliseconds timeout) override;
   void setSequenceNumberForGroup() override {}  // ours are equal on all ranks by construction
-  uint64_t getSequenceNumberForGroup() override { return communicator_->sequence(); }
+  uint64_t getSequenceNumberForGroup() override;
   void abort() override;
   void shutdown() override;
 
+  // Other groups made out of this one. torch 2.9 does not have them all: hence no `override`.
+  bool supportsSplitting() const { return true; }
+  c10::intrusive_ptr<Backend> split(const c10::intrusive_ptr<c10d::Store>& store,
+                                    const std::vector<int>& ranks,
+                                    const c10::intrusive_ptr<Options>& opts);
+  c10::intrusive_ptr<Backend> merge(const c10::intrusive_ptr<c10d::Store>& store,
+                                    const c10::intrusive_ptr<Options>& opts, const int& rank,
+                                    const int& size);
+  bool supportsShrinking() const { return true; }
+  c10::intrusive_ptr<Backend> shrink(const std::vector<int64_t>& ranks_to_exclude, int shrink_flags,
+                                     const c10::intrusive_ptr<Options>& opts_override);
+
+  // Regions belong to the thread that starts them. supportsCoalescing stays false: it would only
+  // make batch_isend_irecv hand out one Work instead of one for each message.
+  void startCoalescing() override;
+  Handle endCoalescing() override;
+
   Handle broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) override;
   Handle allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
+  Handle allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
   Handle allreduce_coalesced(Tensors& tensors,
                              const c10d::AllreduceCoalescedOptions& opts) override;
   Handle reduce(Tensors& tensors, const c10d::ReduceOptions& opts) override;
@@ -58,8 +80,16 @@ class ProcessGroupQuoit final : public c10d::Backend {
   Handle recv(Tensors& tensors, int from, int tag) override;
   Handle recvAnysource(Tensors& tensors, int tag) override;
   Handle barrier(const c10d::BarrierOptions& opts) override;
+  void monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) override;
 
  private:
+  // What was called since startCoalescing.
+  struct Coalescing {
+    std::thread::id thread;
+    std::vector<Communicator::Handle> parts;
+    Tensors outputs;
+  };
+
   // Starts one operation on `operands` as torch's options ask.
   template <class Start>
   Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
@@ -69,8 +99,49 @@ class ProcessGroupQuoit final : public c10d::Backend {
   // Throws the reason once the group has been shut down.
   Communicator& communicator();
 
-  const c10::intrusive_ptr<Options> options_;
+  c10::intrusive_ptr<Backend> related(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                                      int size, const c10::intrusive_ptr<Options>& opts);
+
+  // The two sides of a monitored barrier: rank 0, and the others.
+  void monitor(std::uint64_t number, std::chrono::milliseconds timeout, bool wait_all_ranks);
+  void report(std::uint64_t number, std::chrono::milliseconds timeout);
+
+  const c10::intrusive_ptr<c10d::Store> store_;
+  const ConnectOptions connect_options_;
+  std::atomic<std::chrono::milliseconds> timeout_;
   std::shared_ptr<Communicator> communicator_;
+  int shrunk_ = 0;                           // how often
+  std::atomic<std::uint64_t> monitored_{0};  // monitored barriers
+  std::mutex mutex_;
+  std::optional<Coalescing> coalescing_;  // guarded by mutex_
 };
+
+// Runs a method's body; our errors come out as torch's.
+template <class Body>
+auto translated(Body body) {
+  try {
+    return body();
+  } catch (const Error&) {
+    std::rethrow_exception(as_torch_error(std::current_exception()));
+  }
+}
+
+inline const at::Tensor& only(const std::vector<at::Tensor>& tensors, const char* what) {
+  QUOIT_CHECK(tensors.size() == 1, UsageError, what, ": got ", tensors.size(),
+              " tensors, expected one");
+  return tensors.front();
+}
+
+template <class Start>
+Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
+                                              std::chrono::milliseconds timeout, bool background,
+                                              Start start_call) {
+  CallOptions options;
+  if (timeout > kNoTimeout) options.timeout = timeout;
+  options.mode = background ? Engine::Mode::Background : Engine::Mode::Foreground;
+  options.keep = operands.keep();
+  options.epilogue = operands.epilogue();
+  return start_call(communicator(), std::move(options));
+}
 
 }  // namespace quoit

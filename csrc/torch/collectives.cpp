@@ -1,0 +1,297 @@
+// The collectives: each checks its arguments, makes views of them and calls the Communicator.
+#include "torch/process_group.h"
+#include "torch/sparse.h"
+
+namespace quoit {
+namespace {
+
+using c10d::OpType;
+
+// Complex numbers travel as pairs, which only sums may treat one by one.
+Reduction reduction_of(const c10d::ReduceOp& op, const at::Tensor& tensor) {
+  QUOIT_CHECK(!tensor.is_complex() || c10d::isComplexViewAsRealAllowed(op), UsageError,
+              "this reduce op has no meaning for complex tensors: use SUM, AVG or PREMUL_SUM");
+  switch (op.op_) {
+    case c10d::ReduceOp::SUM:
+      return {ReduceOp::Sum};
+    case c10d::ReduceOp::AVG:
+      return {ReduceOp::Avg};
+    case c10d::ReduceOp::PRODUCT:
+      return {ReduceOp::Product};
+    case c10d::ReduceOp::MIN:
+      return {ReduceOp::Min};
+    case c10d::ReduceOp::MAX:
+      return {ReduceOp::Max};
+    case c10d::ReduceOp::BAND:
+      return {ReduceOp::Band};
+    case c10d::ReduceOp::BOR:
+      return {ReduceOp::Bor};
+    case c10d::ReduceOp::BXOR:
+      return {ReduceOp::Bxor};
+    case c10d::ReduceOp::PREMUL_SUM: {
+      const auto* factor = dynamic_cast<const c10d::PreMulSumSupplement*>(op.supplement_.get());
+      QUOIT_CHECK(factor != nullptr, UsageError, "PREMUL_SUM without its factor");
+      return {ReduceOp::PremulSum, factor->tensor_factor.defined()
+                                       ? factor->tensor_factor.item<double>()
+                                       : factor->double_factor};
+    }
+    default:
+      throw UsageError("this reduce op is not known to quoit");
+  }
+}
+
+}  // namespace
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors,
+                                                       const c10d::BroadcastOptions& opts) {
+  return translated([&] {
+    Operands operands;
+    const int root = static_cast<int>(opts.rootRank);
+    const at::Tensor& tensor = only(tensors, "broadcast");
+    const View data = operands.in_place(tensor, "broadcast: tensor");
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.broadcast(data, root, std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::BROADCAST, tensors);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
+                                                       const c10d::AllreduceOptions& opts) {
+  return translated([&] {
+    if (only(tensors, "all_reduce").layout() == at::kSparse) return allreduce_sparse(tensors, opts);
+    Operands operands;
+    const View data = operands.in_place(tensors.front(), "all_reduce: tensor");
+    const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.all_reduce(data, data, reduction, std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::ALLREDUCE, tensors);
+  });
+}
+
+// What the ranks hold is found out first, then gathered; every rank adds it up for itself.
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_sparse(Tensors& tensors,
+                                                              const c10d::AllreduceOptions& opts) {
+  return translated([&] {
+    QUOIT_CHECK(opts.reduceOp == c10d::ReduceOp::SUM, UsageError,
+                "all_reduce of sparse tensors only works with SUM: elements that are not stored "
+                "count as 0, which other operations do not leave alone. Pass tensor.to_dense()");
+    const auto sum = std::make_shared<SparseSum>(only(tensors, "all_reduce"), rank_, size_);
+    CallOptions options;
+    if (opts.timeout > kNoTimeout) options.timeout = opts.timeout;
+    options.mode = opts.asyncOp ? Engine::Mode::Background : Engine::Mode::Foreground;
+    options.keep = sum;
+    auto shapes = communicator().all_gather(sum->shape(), sum->shapes(), options);
+    options.epilogue = [sum] { sum->finish(); };
+    auto contents = communicator().all_gather_later(
+        DType::UInt8, [sum] { return sum->contents(); }, std::move(options));
+    return hand_out({std::move(shapes), std::move(contents)}, OpType::_ALLREDUCE_SPARSE, tensors);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
+    Tensors& tensors, const c10d::AllreduceCoalescedOptions& opts) {
+  return translated([&] {
+    std::vector<Communicator::Handle> parts;
+    for (const at::Tensor& tensor : tensors) {
+      Operands operands;
+      const Reduction reduction = reduction_of(opts.reduceOp, tensor);
+      const View data = operands.in_place(tensor, "all_reduce_coalesced: tensor");
+      parts.push_back(
+          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+            return c.all_reduce(data, data, reduction, std::move(o));
+          }));
+    }
+    return hand_out(std::move(parts), OpType::ALLREDUCE_COALESCED, tensors);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
+                                                    const c10d::ReduceOptions& opts) {
+  return translated([&] {
+    Operands operands;
+    const View data = operands.in_place(only(tensors, "reduce"), "reduce: tensor");
+    const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.reduce(data, data, reduction, static_cast<int>(opts.rootRank), std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::REDUCE, tensors);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& outputs,
+                                                       Tensors& inputs,
+                                                       const c10d::AllgatherOptions& opts) {
+  return allgather_coalesced(outputs, inputs, opts);
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output, at::Tensor& input,
+                                                             const c10d::AllgatherOptions& opts) {
+  Tensors outputs{output};
+  Tensors inputs{input};
+  return allgather_into_tensor_coalesced(outputs, inputs, opts);
+}
+
+// outputs[i] is the list, by rank, for inputs[i].
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
+    std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
+  return translated([&] {
+    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather: got ", inputs.size(),
+                " inputs and ", outputs.size(), " lists of outputs: give one list for each input");
+    std::vector<Communicator::Handle> parts;
+    Tensors flat;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      Operands operands;
+      const View in = operands.input(inputs[i], "all_gather: input");
+      const std::vector<View> outs = operands.outputs(outputs[i], "all_gather: output");
+      parts.push_back(start(
+          operands, opts.timeout, opts.asyncOp,
+          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
+      flat.insert(flat.end(), outputs[i].begin(), outputs[i].end());
+    }
+    return hand_out(std::move(parts), OpType::ALLGATHER, std::move(flat));
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
+    Tensors& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
+  return translated([&] {
+    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather_into_tensor: got ",
+                inputs.size(), " inputs and ", outputs.size(), " outputs");
+    std::vector<Communicator::Handle> parts;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      Operands operands;
+      const View in = operands.input(inputs[i], "all_gather_into_tensor: input");
+      const auto outs = operands.output_parts(outputs[i], static_cast<std::size_t>(size_),
+                                              "all_gather_into_tensor: output");
+      parts.push_back(start(
+          operands, opts.timeout, opts.asyncOp,
+          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
+    }
+    return hand_out(std::move(parts), OpType::_ALLGATHER_BASE, outputs);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& outputs, Tensors& inputs,
+                                                    const c10d::GatherOptions& opts) {
+  return translated([&] {
+    Operands operands;
+    const int root = static_cast<int>(opts.rootRank);
+    const View in = operands.input(only(inputs, "gather: input"), "gather: input");
+    std::vector<View> outs;
+    Tensors results;
+    if (rank_ == root) {
+      QUOIT_CHECK(outputs.size() == 1, UsageError,
+                  "gather: the root must pass one list of outputs");
+      results = outputs.front();
+      outs = operands.outputs(results, "gather: output");
+    }
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.gather(in, outs, root, std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::GATHER, std::move(results));
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                                                     const c10d::ScatterOptions& opts) {
+  return translated([&] {
+    Operands operands;
+    const int root = static_cast<int>(opts.rootRank);
+    const View out = operands.output(only(outputs, "scatter: output"), "scatter: output");
+    std::vector<View> ins;
+    if (rank_ == root) {
+      QUOIT_CHECK(inputs.size() == 1, UsageError, "scatter: the root must pass one list of inputs");
+      ins = operands.inputs(inputs.front(), "scatter: input");
+    }
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.scatter(ins, out, root, std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::SCATTER, outputs);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
+    Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& opts) {
+  return translated([&] {
+    QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: expected one list of inputs");
+    Operands operands;
+    const View out =
+        operands.output(only(outputs, "reduce_scatter: output"), "reduce_scatter: output");
+    const std::vector<View> ins = operands.inputs(inputs.front(), "reduce_scatter: input");
+    const Reduction reduction = reduction_of(opts.reduceOp, outputs.front());
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.reduce_scatter(ins, out, reduction, std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::REDUCE_SCATTER, outputs);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
+    at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
+  Tensors outputs{output};
+  Tensors inputs{input};
+  return reduce_scatter_tensor_coalesced(outputs, inputs, opts);
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
+    Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
+  return translated([&] {
+    QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ",
+                inputs.size(), " inputs and ", outputs.size(), " outputs");
+    std::vector<Communicator::Handle> parts;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      Operands operands;
+      const Reduction reduction = reduction_of(opts.reduceOp, inputs[i]);
+      const View out = operands.output(outputs[i], "reduce_scatter_tensor: output");
+      const auto ins = operands.input_parts(inputs[i], static_cast<std::size_t>(size_),
+                                            "reduce_scatter_tensor: input");
+      parts.push_back(
+          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+            return c.reduce_scatter(ins, out, reduction, std::move(o));
+          }));
+    }
+    return hand_out(std::move(parts), OpType::_REDUCE_SCATTER_BASE, outputs);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall_base(at::Tensor& output, at::Tensor& input,
+                                                           std::vector<int64_t>& output_splits,
+                                                           std::vector<int64_t>& input_splits,
+                                                           const c10d::AllToAllOptions& opts) {
+  return translated([&] {
+    Operands operands;
+    const auto n = static_cast<std::size_t>(size_);
+    const auto ins = operands.input_splits(input, input_splits, n, "all_to_all_single: input");
+    const auto outs = operands.output_splits(output, output_splits, n, "all_to_all_single: output");
+    const bool uneven = !input_splits.empty() || !output_splits.empty();
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.all_to_all(ins, outs, uneven, std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::ALLTOALL_BASE, {output});
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors& inputs,
+                                                      const c10d::AllToAllOptions& opts) {
+  return translated([&] {
+    Operands operands;
+    const auto ins = operands.inputs(inputs, "all_to_all: input");
+    const auto outs = operands.outputs(outputs, "all_to_all: output");
+    auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+      return c.all_to_all(ins, outs, /*uneven=*/true, std::move(o));
+    });
+    return hand_out({std::move(work)}, OpType::ALLTOALL, outputs);
+  });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions& opts) {
+  return translated([&] {
+    auto work = start(Operands(), opts.timeout, opts.asyncOp,
+                      [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
+    return hand_out({std::move(work)}, OpType::BARRIER, {});
+  });
+}
+
+}  // namespace quoit
