@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -298,7 +299,9 @@ def test_a_rank_outside_the_group_is_refused() -> None:
 
 
 def test_an_unknown_transport_is_refused() -> None:
-    with pytest.raises(UsageError, match="'carrier pigeon' is not known: choose auto, shm or mpi"):
+    with pytest.raises(
+        UsageError, match="'carrier pigeon' is not known: choose auto, shm, mpi, tcp,"
+    ):
         Communicator(0, 1, lambda text: [text], transport="carrier pigeon")
 
 
@@ -307,3 +310,48 @@ def test_a_closed_group_says_so() -> None:
     alone.close()
     with pytest.raises(UsageError, match="closed"):
         alone.all_reduce(np.ones(1))
+
+
+def test_arrays_of_other_libraries_are_taken_by_dlpack(two: list[Communicator]) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = [torch.full((5,), float(rank + 1)) for rank in range(2)]
+    frozen = np.arange(3.0)
+    frozen.flags.writeable = False
+    into = torch.zeros(3, dtype=torch.float64)
+    bits = [torch.tensor([1.5, rank], dtype=torch.bfloat16) for rank in range(2)]
+
+    def body(comm: Communicator) -> None:
+        comm.all_reduce(tensors[comm.rank])
+        if comm.rank == 0:
+            comm.send(frozen, 1)
+        else:
+            comm.recv(into, 0)
+        comm.all_reduce(bits[comm.rank].view(torch.uint16), dtype="bfloat16")
+
+    on_all(two, body)
+    assert all(tensor.tolist() == [3.0] * 5 for tensor in tensors)
+    assert into.tolist() == [0.0, 1.0, 2.0]
+    assert [tensor.tolist() for tensor in bits] == [[3.0, 1.0]] * 2
+
+
+def test_what_is_no_array_of_the_cpu_is_refused(two: list[Communicator]) -> None:
+    class OnGpu:
+        def __dlpack__(self) -> object:
+            raise AssertionError("not asked for")
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (2, 0)
+
+    torch = pytest.importorskip("torch")
+    comm: Any = two[0]
+    for wrong, words in (
+        ([1.0, 2.0], "a list is no array: pass one of NumPy"),
+        (OnGpu(), "the OnGpu lies in the memory of a GPU"),
+        (torch.ones(2, dtype=torch.bfloat16), r'pass its bits, .* dtype="bfloat16"'),
+    ):
+        with pytest.raises(UsageError, match=words):
+            comm.all_reduce(wrong)
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    with pytest.raises(UsageError, match="pass one that may be written to"):
+        comm.all_reduce(frozen)

@@ -43,9 +43,11 @@ class Work:
 
 
 class Communicator:
-    """A group of ranks that communicate NumPy arrays.
+    """A group of ranks that communicate arrays in the memory of the CPU.
 
-    Every method takes C-contiguous arrays of one dtype and works in place where it says so. With
+    Every method takes C-contiguous arrays of one dtype, of NumPy or of any library that speaks DLPack
+    (torch, CuPy, JAX, TensorFlow), and works in place where it says so. Arrays of JAX and TensorFlow
+    do not change: they can be sent, and received into arrays of others. With
     ``async_op=True`` it returns a :class:`Work` at once; otherwise it returns when this rank's part
     is done. All ranks make the same calls in the same order. Methods raise `quoit.UsageError` (a
     ValueError) for calls that are wrong or that differ between ranks, `quoit.TransportError` when a
@@ -127,7 +129,7 @@ class Communicator:
         return self._native.route(peer)
 
     def close(self) -> None:
-        """Leaves the group; what is in flight fails."""
+        """Leaves the group. Collectives in flight get 5 s to complete; what is left fails."""
         self._native.close()
 
     def abort(self, why: str = "aborted by the program") -> None:
@@ -151,7 +153,8 @@ class Communicator:
         multiplies every input by `factor` first. Sums run in rank order, and all ranks get the same
         bits.
         """
-        target = array if out is None else out
+        array = _array(array)
+        target = array if out is None else _array(out)
         arguments = (array, target, _name([array, target], dtype, op), op, factor)
         return self._run(self._native.all_reduce, arguments, async_op, timeout)
 
@@ -168,7 +171,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """As :meth:`all_reduce`, but only `root` receives; the others' `out` is left alone."""
-        target = array if out is None else out
+        array = _array(array)
+        target = array if out is None else _array(out)
         arguments = (array, target, _name([array, target], dtype, op), op, factor, root)
         return self._run(self._native.reduce, arguments, async_op, timeout)
 
@@ -182,6 +186,7 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies `root`'s array into everybody's, which has the same shape."""
+        array = _array(array)
         arguments = (array, _name([array], dtype), root)
         return self._run(self._native.broadcast, arguments, async_op, timeout)
 
@@ -197,7 +202,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
-        arguments = (list(blocks), out, _name([*blocks, out], dtype, op), op, factor)
+        ins, out = _arrays(blocks), _array(out)
+        arguments = (ins, out, _name([*ins, out], dtype, op), op, factor)
         return self._run(self._native.reduce_scatter, arguments, async_op, timeout)
 
     def all_gather(
@@ -210,7 +216,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
-        arguments = (array, list(outs), _name([array, *outs], dtype))
+        array, outs = _array(array), _arrays(outs)
+        arguments = (array, outs, _name([array, *outs], dtype))
         return self._run(self._native.all_gather, arguments, async_op, timeout)
 
     def all_to_all(
@@ -227,7 +234,8 @@ class Communicator:
 
         uneven: whether block sizes may differ anywhere; the same on all ranks.
         """
-        arguments = (list(ins), list(outs), _name([*ins, *outs], dtype), uneven)
+        ins, outs = _arrays(ins), _arrays(outs)
+        arguments = (ins, outs, _name([*ins, *outs], dtype), uneven)
         return self._run(self._native.all_to_all, arguments, async_op, timeout)
 
     def gather(
@@ -241,7 +249,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` of `root`; the others pass None."""
-        arguments = (array, list(outs or ()), _name([array, *(outs or ())], dtype), root)
+        array, outs = _array(array), _arrays(outs or ())
+        arguments = (array, outs, _name([array, *outs], dtype), root)
         return self._run(self._native.gather, arguments, async_op, timeout)
 
     def scatter(
@@ -255,7 +264,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies ``ins[r]`` of `root` into the `out` of rank r; the others pass None."""
-        arguments = (list(ins or ()), out, _name([*(ins or ()), out], dtype), root)
+        ins, out = _arrays(ins or ()), _array(out)
+        arguments = (ins, out, _name([*ins, out], dtype), root)
         return self._run(self._native.scatter, arguments, async_op, timeout)
 
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
@@ -274,6 +284,7 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
+        array = _array(array)
         arguments = (array, _name([array], dtype), to, tag)
         return self._run(self._native.send, arguments, async_op, timeout)
 
@@ -288,6 +299,7 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
+        array = _array(array)
         arguments = (array, _name([array], dtype), source, tag)
         return self._run(self._native.recv, arguments, async_op, timeout)
 
@@ -302,6 +314,38 @@ class Communicator:
         if not async_op:
             work.wait()
         return work
+
+
+_CPU, _CUDA = 1, 2  # DLDeviceType of dlpack.h
+
+
+def _array(array: Any) -> Array:
+    """NumPy's view of an array; the memory is the same."""
+    if isinstance(array, np.ndarray):
+        return array
+    if not hasattr(array, "__dlpack__"):
+        raise _core.UsageError(
+            f"a {type(array).__name__} is no array: pass one of NumPy, or of a library that speaks "
+            "DLPack (torch, CuPy, JAX, TensorFlow)"
+        )
+    kind = array.__dlpack_device__()[0]
+    if kind != _CPU:
+        place = "a GPU" if kind == _CUDA else f"a device of kind {kind}"
+        raise _core.UsageError(
+            f"the {type(array).__name__} lies in the memory of {place}, and quoit moves memory of "
+            "the CPU only so far: copy it there first (cupy.asnumpy, tensor.cpu())"
+        )
+    try:
+        return np.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise _core.UsageError(
+            f"NumPy cannot view the {type(array).__name__} ({error}): for bfloat16 and float8 pass "
+            'its bits, as tensor.view(torch.uint16) with dtype="bfloat16"'
+        ) from error
+
+
+def _arrays(arrays: Sequence[Any]) -> list[Array]:
+    return [_array(array) for array in arrays]
 
 
 # What carries the element types that NumPy lacks.
