@@ -45,9 +45,9 @@ class Work:
 class Communicator:
     """A group of ranks that communicate arrays in the memory of the CPU.
 
-    Every method takes C-contiguous arrays of one dtype, of NumPy or of any library that speaks DLPack
-    (torch, CuPy, JAX, TensorFlow), and works in place where it says so. Arrays of JAX and TensorFlow
-    do not change: they can be sent, and received into arrays of others. With
+    Every method takes C-contiguous arrays of one dtype, of NumPy or of any library that speaks
+    DLPack (torch, CuPy, JAX, TensorFlow), and works in place where it says so. Arrays of JAX and
+    TensorFlow do not change: they can be sent, and received into arrays of others. With
     ``async_op=True`` it returns a :class:`Work` at once; otherwise it returns when this rank's part
     is done. All ranks make the same calls in the same order. Methods raise `quoit.UsageError` (a
     ValueError) for calls that are wrong or that differ between ranks, `quoit.TransportError` when a
