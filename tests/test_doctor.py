@@ -368,6 +368,14 @@ def test_the_report_says_once_what_all_ranks_share_and_names_those_that_differ()
     assert "nothing to improve was found" in shown(job(2))
 
 
+def test_a_rank_that_met_nobody_reports_on_itself() -> None:
+    found = Findings((job(3).ranks[0],), (), False, None, (Failure("meeting", "nobody came"),))
+    report = shown(found)
+    assert report.startswith("quoit doctor: rank 0 of 3 alone, on node0, started by quoit run\n")
+    assert "✗  meeting: nobody came" in report
+    assert "Between ranks" not in report
+
+
 def test_the_report_has_a_table_of_hosts() -> None:
     report = shown(job(2, 1))
     assert re.search(r"node0 \(ranks 0-1\) +shm +mpi\n", report)

@@ -118,6 +118,11 @@ def _headline(found: Findings) -> str:
     first = found.ranks[0]
     if not first.launcher:
         return "quoit doctor on " + first.host
+    if len(found.ranks) < first.size:
+        return (
+            f"quoit doctor: rank {first.rank} of {first.size} alone, on {first.host}, started by "
+            f"{_LAUNCHERS[first.launcher]}"
+        )
     where = first.host if len(hosts) == 1 else f"{len(hosts)} hosts"
     return (
         f"quoit doctor: {count(len(found.ranks), 'rank')} on {where}, started by "
@@ -209,6 +214,8 @@ def _mpi(one: RankFindings) -> str:
         if mpi.used != mpi.beside_launcher and not mpi.loaded:
             source = "from QUOIT_MPI_LIBRARY"
         parts.append(f"{mpi.version}, {source}: {mpi.used}")
+    elif mpi and one.launcher in ("mpich", "openmpi"):
+        parts.append("the launcher's library was not found")
     elif mpi and mpi.on_path:
         parts.append(
             "on PATH: "
