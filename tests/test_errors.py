@@ -58,6 +58,11 @@ class Site:
     def worth(self) -> bool:
         return sum(map(str.isalpha, self.text)) >= LETTERS
 
+    @property
+    def says_something(self) -> bool:
+        """Whether a message that has this text must come from here."""
+        return sum(map(str.isalpha, self.text)) >= 15 and len(self.text.split()) >= 3
+
 
 def cpp_sites(name: str, source: str) -> Iterator[Site]:
     source, end = CPP_COMMENT.sub("", source), 0
@@ -163,7 +168,7 @@ def outdated(sites: list[Site], page: str) -> list[str]:
 def everything() -> list[Site]:
     sites = sources()
     for file in sorted(ROOT.glob("python/quoit/*.py")):
-        sites += [site for site in literals(file.name, file.read_text()) if site.worth]
+        sites += [site for site in literals(file.name, file.read_text()) if site.says_something]
     return sites
 
 
