@@ -22,7 +22,7 @@ import pytest
 
 import mpirun
 import worlds
-from quoit import doctor, doctor_measure, doctor_meet, doctor_text
+from quoit import doctor, doctor_measure, doctor_meet, doctor_show, doctor_text
 from quoit.doctor_advice import VARIABLES, Advice
 from quoit.doctor_findings import (
     Address,
@@ -318,7 +318,7 @@ def test_what_could_not_be_examined_is_no_trap() -> None:
     assert len(unknown) == 8
     found = job(2, 2, **unknown)
     assert doctor.advise(found) == []
-    assert "4 ranks on 2 hosts" in doctor_text.plain(doctor_text.sections(found, []))
+    assert "4 ranks on 2 hosts" in doctor_show.plain(doctor_text.sections(found, []))
 
 
 def test_advice_is_ordered_and_joined_over_hosts() -> None:
@@ -348,7 +348,7 @@ def test_every_documented_variable_is_known() -> None:
 
 
 def shown(found: Findings, width: int = 100) -> str:
-    return doctor_text.plain(doctor_text.sections(found, doctor.advise(found)), width)
+    return doctor_show.plain(doctor_text.sections(found, doctor.advise(found)), width)
 
 
 def test_the_report_says_once_what_all_ranks_share_and_names_those_that_differ() -> None:
@@ -366,6 +366,14 @@ def test_the_report_says_once_what_all_ranks_share_and_names_those_that_differ()
     assert "4 B 8.0 µs; 64 MiB 9.0 ms" in report
     assert "✗  rank 2: quoit differs: 0.0.9 here, 0.1.0 on ranks 0-1, 3" in report
     assert "nothing to improve was found" in shown(job(2))
+
+
+def test_a_rank_that_met_nobody_reports_on_itself() -> None:
+    found = Findings((job(3).ranks[0],), (), False, None, (Failure("meeting", "nobody came"),))
+    report = shown(found)
+    assert report.startswith("quoit doctor: rank 0 of 3 alone, on node0, started by quoit run\n")
+    assert "✗  meeting: nobody came" in report
+    assert "Between ranks" not in report
 
 
 def test_the_report_has_a_table_of_hosts() -> None:
@@ -399,7 +407,7 @@ def test_a_terminal_gets_colours_where_rich_is_installed(
     if not colours:
         monkeypatch.setitem(sys.modules, "rich.console", None)
     out = Terminal()
-    doctor_text.show(doctor_text.sections(job(12), doctor.advise(job(12))), out)
+    doctor_show.show(doctor_text.sections(job(12), doctor.advise(job(12))), out)
     said = out.getvalue()
     assert ("\x1b[" in said) == colours
     plain = re.sub(r"\x1b\[[\d;]*m", "", said)
@@ -420,6 +428,11 @@ ROUTES = [
     ("auto", "auto", False, ("mpi", "tcp"), ("tcp",), "tcp"),
     ("auto", "auto", False, ("mpi", "tcp"), ("mpi", "tcp"), "mpi"),
     ("mpi", "mpi", True, ("mpi",), ("mpi",), "mpi"),
+    ("tcp", "tcp", True, ("tcp",), ("tcp",), "tcp"),
+    ("shm+tcp", "shm+tcp", True, ("mpi", "tcp"), ("mpi", "tcp"), "shm"),
+    ("shm+tcp", "shm+tcp", False, ("mpi", "tcp"), ("mpi", "tcp"), "tcp"),
+    ("shm+mpi", "shm+mpi", False, ("mpi", "tcp"), ("mpi", "tcp"), "mpi"),
+    ("shm+mpi", "shm+mpi", False, ("tcp",), ("tcp",), "none"),
     ("shm", "shm", False, ("mpi",), ("mpi",), "none"),
 ]
 

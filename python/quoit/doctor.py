@@ -15,7 +15,7 @@ import sys
 import threading
 from dataclasses import replace
 
-from quoit import doctor_advice, doctor_host_advice, doctor_text
+from quoit import doctor_advice, doctor_host_advice, doctor_show, doctor_text
 from quoit.doctor_advice import Advice
 from quoit.doctor_findings import Failure, Findings, RankFindings
 from quoit.doctor_probes import TORCH_S, Attempts, examine
@@ -75,7 +75,7 @@ def report(found: Findings, as_json: bool) -> None:
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # in a locale without a tick or an arrow
-    doctor_text.show(doctor_text.sections(found, advice))
+    doctor_show.show(doctor_text.sections(found, advice))
 
 
 def reports(mine: RankFindings) -> bool:

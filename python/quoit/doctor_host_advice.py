@@ -24,7 +24,8 @@ def closed_memory(found: Findings) -> Iterator[Advice]:
                 "run all ranks as one user"
                 if users
                 else "give the container the right to look at its own processes "
-                "(seccomp or AppArmor profile, hidepid of /proc), or set QUOIT_TRANSPORT=mpi",
+                "(seccomp or AppArmor profile, hidepid of /proc), or do without shared memory: "
+                f"QUOIT_TRANSPORT={'tcp' if found.ranks[0].tcp else 'mpi'}",
             )
             return  # one such pair explains the others
 

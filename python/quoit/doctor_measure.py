@@ -87,15 +87,13 @@ def expected_route(mine: RankFindings, other: RankFindings) -> str:
     if other.rank == mine.rank:
         return "self"
     chosen = mine.transport
-    if chosen not in ("auto", "shm"):
+    if chosen in ("mpi", "tcp"):
         return chosen
     if mine.identity == other.identity:
         return "shm"
-    if chosen == "shm":
-        return "none"
-    if mine.mpi and mine.mpi.used and other.mpi and other.mpi.used:
+    if chosen in ("auto", "shm+mpi") and all(one.mpi and one.mpi.used for one in (mine, other)):
         return "mpi"
-    return "tcp" if mine.tcp and other.tcp else "none"
+    return "tcp" if chosen in ("auto", "shm+tcp") and mine.tcp and other.tcp else "none"
 
 
 def _closed(mine: RankFindings, ranks: Sequence[RankFindings]) -> dict[str, str]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TextIO
 
 from quoit.doctor_advice import FAMILIES, Advice, by_host, count, grouped, spelled
 from quoit.doctor_findings import Cores, Findings, Measurement, RankFindings
 from quoit.doctor_host_advice import threads_of
+from quoit.doctor_show import Line, Section
 
-_WIDEST = 100
 _MOST = 8  # lines of what differs
 _MARKS = {"problem": ("✗", "bold red"), "warning": ("!", "bold yellow"), "note": ("·", "cyan")}
 _LAUNCHERS = {
@@ -29,21 +23,6 @@ _PLACEMENT = ("OMPI_", "PMI_", "PMIX_", "MPI_LOCAL", "SLURM_", "TORCHELASTIC_", 
 _PLACEMENT_WHOLE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
 
 
-@dataclass(frozen=True)
-class Line:
-    """label: the left column. style: for a terminal with colours, of the label."""
-
-    label: str
-    text: str
-    style: str = "bold"
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    lines: tuple[Line, ...]
-
-
 def sections(found: Findings, advice: Sequence[Advice]) -> list[Section]:
     """The whole report; sections without lines are left out."""
     parts = [
@@ -55,69 +34,16 @@ def sections(found: Findings, advice: Sequence[Advice]) -> list[Section]:
     return [part for part in parts if part.lines]
 
 
-def show(parts: Sequence[Section], out: TextIO = sys.stdout) -> None:
-    """With colours on a terminal where rich is installed, else as plain text."""
-    if out.isatty() and "NO_COLOR" not in os.environ:
-        try:
-            from rich.console import Console
-        except ModuleNotFoundError:
-            pass
-        else:
-            _show_rich(parts, Console(file=out, highlight=False))
-            return
-    out.write(plain(parts, min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)))
-
-
-def plain(parts: Sequence[Section], width: int = _WIDEST) -> str:
-    blocks = []
-    for part in parts:
-        margin = _margin(part)
-        lines = [part.title]
-        for line in part.lines:
-            lines += textwrap.wrap(
-                line.text,
-                max(40, width),
-                initial_indent=f"  {line.label:<{margin}}  ",
-                subsequent_indent=" " * (margin + 4),
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        blocks.append("\n".join(lines) + "\n")
-    return "\n".join(blocks)
-
-
-def _show_rich(parts: Sequence[Section], console: object) -> None:
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    assert isinstance(console, Console)
-    for number, part in enumerate(parts):
-        if number:
-            console.print()
-        console.print(Text(part.title, "bold cyan"))
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True, min_width=_margin(part))
-        table.add_column()
-        for line in part.lines:
-            cure = line.text.startswith("→")
-            table.add_row(
-                Text(line.label, line.style if line.label else ""),
-                Text(line.text, "green" if cure else ""),
-            )
-        console.print(Padding(table, (0, 0, 0, 2)), width=min(_WIDEST, console.width))
-
-
-def _margin(part: Section) -> int:
-    return max(len(line.label) for line in part.lines)
-
-
 def _headline(found: Findings) -> str:
     hosts = by_host(found.ranks)
     first = found.ranks[0]
     if not first.launcher:
         return "quoit doctor on " + first.host
+    if len(found.ranks) < first.size:
+        return (
+            f"quoit doctor: rank {first.rank} of {first.size} alone, on {first.host}, started by "
+            f"{_LAUNCHERS[first.launcher]}"
+        )
     where = first.host if len(hosts) == 1 else f"{len(hosts)} hosts"
     return (
         f"quoit doctor: {count(len(found.ranks), 'rank')} on {where}, started by "
@@ -209,6 +135,8 @@ def _mpi(one: RankFindings) -> str:
         if mpi.used != mpi.beside_launcher and not mpi.loaded:
             source = "from QUOIT_MPI_LIBRARY"
         parts.append(f"{mpi.version}, {source}: {mpi.used}")
+    elif mpi and one.launcher in ("mpich", "openmpi"):
+        parts.append("the launcher's library was not found")
     elif mpi and mpi.on_path:
         parts.append(
             "on PATH: "
@@ -217,7 +145,7 @@ def _mpi(one: RankFindings) -> str:
             )
         )
     elif mpi:
-        parts.append("none on PATH" + (", none needed on one host" if _one_host(one) else ""))
+        parts.append("none on PATH" + (", none needed" if one.tcp or _one_host(one) else ""))
     if one.software and one.software.mpi4py:
         parts.append(f"mpi4py {one.software.mpi4py}")
     return "; ".join(parts)
