@@ -31,7 +31,11 @@ INTERNAL = {
     " is not a tensor": "torch has checked it",
     "PREMUL_SUM without its factor": "torch's constructor takes one",
     "this reduce op is not known to quoit": "torch has no further one",
-    "getifaddrs: ": "a failure of the kernel, reported in its words",
+    "the network interfaces of this host cannot be listed": "a failure of the kernel, in its words",
+    "the system gives no random numbers": "a failure of the kernel, in its words",
+    "this host has no TCP port to listen on": "a failure of the kernel, in its words",
+    "quoit/shrunk": "a name in the store, no message",
+    " sparse and … dense dimensions": "a part of: ranks disagree",
 }
 
 LETTERS = 10  # fewer make no message
