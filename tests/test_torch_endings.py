@@ -75,6 +75,19 @@ def test_survivors_of_a_kill_make_a_new_group(start: Start) -> None:
     ends(ranks[1], -signal.SIGKILL)
 
 
+def test_survivors_of_a_kill_shrink_the_group(start: Start) -> None:
+    ranks = start("killed_then_shrunk", 3)
+    assert ends(ranks[0]) == "rank 0 of 2: 2\n"
+    assert ends(ranks[2]) == "rank 1 of 2: 2\n"
+    ends(ranks[1], -signal.SIGKILL)
+
+
+def test_a_monitored_barrier_names_the_dead(start: Start) -> None:
+    ranks = start("killed_before_a_monitored_barrier", 3)
+    assert ends(ranks[0]) == ends(ranks[2]) == "heard True\n"
+    ends(ranks[1], -signal.SIGKILL)
+
+
 def test_ctrl_c_ends_the_program(start: Start) -> None:
     ranks = start("interrupted", 2)
     for process in ranks:

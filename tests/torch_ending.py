@@ -61,6 +61,38 @@ def killed() -> None:
     dist.destroy_process_group()
 
 
+def killed_then_shrunk() -> None:
+    """Survivors leave the dead rank out of the default group, and go on in what is left."""
+    reduced()
+    if RANK == VICTIM:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        while True:
+            reduced(3)
+    except dist.DistBackendError as error:
+        if "rank 1 died" not in str(error):
+            raise
+    flags = dist.distributed_c10d.SHRINK_ABORT
+    dist.shrink_group([VICTIM], shrink_flags=flags)
+    say(f"rank {dist.get_rank()} of {dist.get_world_size()}:", int(reduced(3)[0]))
+    dist.destroy_process_group()
+
+
+def killed_before_a_monitored_barrier() -> None:
+    """Nobody waits for the dead."""
+    reduced()
+    if RANK == VICTIM:
+        os.kill(os.getpid(), signal.SIGKILL)
+    began = time.monotonic()
+    try:
+        dist.monitored_barrier(wait_all_ranks=RANK == 0)
+    except dist.DistBackendError as error:
+        if "rank 1 died" not in str(error):
+            raise
+        say("heard", time.monotonic() - began < 5)
+    dist.destroy_process_group()
+
+
 def interrupted() -> None:
     """Rank 0 waits for rank 1, which does not come."""
     reduced()
@@ -153,6 +185,8 @@ def aborted() -> None:
 
 ENDINGS: list[Callable[[], None]] = [
     killed,
+    killed_then_shrunk,
+    killed_before_a_monitored_barrier,
     interrupted,
     raises_while_a_callback_waits,
     nothing_destroyed,

@@ -6,6 +6,7 @@ alone. All sums are of small integers, hence exact in any order, unless a case s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import _functional_collectives as functional
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_cases import _TIMEOUT, Case, group  # noqa: F401  (`group` is what stage.py asks for)
@@ -336,10 +340,14 @@ def coalesced_forms(pg: Any) -> None:
     xs = [strided(x) for x in of[rank]]
     pg.allreduce_coalesced(xs).wait()
     same(xs, [torch.stack(one).sum(0) for one in zip(*of, strict=True)])
-    lists = [[torch.empty(2, 3, dtype=dtype) for _ in range(n)] for dtype in dtypes]
+    lists = [[torch.empty(2, 3, dtype=dtype) for dtype in dtypes] for _ in range(n)]
     pg.allgather_coalesced(lists, of[rank]).wait()
-    for got, wanted in zip(lists, zip(*of, strict=True), strict=True):
+    for got, wanted in zip(lists, of, strict=True):
         same(got, wanted)
+    with pytest.raises(ValueError, match=f"give one for each of the {n} ranks"):
+        pg.allgather_coalesced([lists[0]] * (n + 1), of[rank])
+    with pytest.raises(ValueError, match="give one output for each input"):
+        pg.allgather_coalesced([lists[0][:1]] * n, of[rank])
     work = pg.allgather_into_tensor_coalesced(
         outs := [torch.empty(2 * n, 3, dtype=dtype) for dtype in dtypes], of[rank]
     )
@@ -348,6 +356,30 @@ def coalesced_forms(pg: Any) -> None:
     parts = [torch.empty(2, 3, dtype=dtype) for dtype in dtypes]
     pg.reduce_scatter_tensor_coalesced(parts, [x.repeat(n, 1) for x in of[rank]]).wait()
     same(parts, [torch.stack(one).sum(0) for one in zip(*of, strict=True)])
+
+
+@case
+def functional_collectives(pg: Any) -> None:
+    """What DTensor and compiled programs call: a result is waited for when it is first used."""
+    rank, n = dist.get_rank(), dist.get_world_size(pg)
+    of = [small(torch.float32, n, 4, seed=r) for r in range(n)]
+    total = torch.stack(of).sum(0)
+    same(functional.wait_tensor(functional.all_reduce(of[rank], "sum", pg)), total)
+    averaged = functional.wait_tensor(functional.all_reduce(of[rank].long(), "avg", pg))
+    same(averaged, total.long().div(n, rounding_mode="trunc"))
+    gathered = functional.all_gather_tensor(of[rank], 0, pg)
+    same(functional.wait_tensor(gathered), torch.cat(of))
+    scattered = functional.reduce_scatter_tensor(of[rank], "sum", 0, pg)
+    same(functional.wait_tensor(scattered), total[rank : rank + 1])
+    same(functional.wait_tensor(functional.broadcast(of[rank], n - 1, pg)), of[n - 1])
+    exchanged = functional.all_to_all_single(of[rank], None, None, pg)
+    same(functional.wait_tensor(exchanged), torch.stack([x[rank] for x in of]))
+    two = functional.all_reduce_coalesced([of[rank], 2 * of[rank]], "sum", pg)
+    same([functional.wait_tensor(x) for x in two], [total, 2 * total])
+    two = functional.all_gather_into_tensor_coalesced([of[rank], 2 * of[rank]], pg)
+    same([functional.wait_tensor(x) for x in two], [torch.cat(of), 2 * torch.cat(of)])
+    two = functional.reduce_scatter_tensor_coalesced([of[rank]] * 2, "sum", [0, 0], pg)
+    same([functional.wait_tensor(x) for x in two], [total[rank : rank + 1]] * 2)
 
 
 @case
@@ -420,6 +452,23 @@ def sparse_sums(pg: Any) -> None:
 
 
 @case
+def sparse_sums_of_two_groups(pg: Any) -> None:
+    """Begun in another order on every second rank: each is a queue of its own."""
+    rank, n = dist.get_rank(), dist.get_world_size(pg)
+    groups = [dist.new_group(list(range(n)), timeout=_TIMEOUT) for _ in range(2)]
+    xs = [torch.eye(n).to_sparse_coo() for _ in groups]
+    works = []
+    for i in (0, 1) if rank % 2 else (1, 0):
+        works.append(dist.all_reduce(xs[i], group=groups[i], async_op=True))
+    for work in works:
+        assert work is not None
+        work.wait()
+    same([x.to_dense() for x in xs], [n * torch.eye(n)] * 2)
+    for one in groups:
+        dist.destroy_process_group(one)
+
+
+@case
 def sparse_sums_add_up_as_dense_ones(pg: Any) -> None:
     """With numbers that are rounded: rank order, half precision rounded once."""
     rank, n = dist.get_rank(), dist.get_world_size(pg)
@@ -460,7 +509,7 @@ def sparse_gradients_in_ddp(pg: Any) -> None:
             nn.Sequential(nn.Embedding(30, 4, sparse=True), nn.Linear(4, 2)),
             process_group=process_group,
         )
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
         torch.manual_seed(dist.get_rank() + 1)
         for _ in range(4):
             optimizer.zero_grad()
@@ -527,3 +576,30 @@ def layouts_of_every_operation(pg: Any) -> None:
         call(strided(x), base[..., 0])
         same(base[..., 0], wanted)
         assert bool((base[..., 1] == 5.0).all())
+
+
+@case
+def fsdp2_trains_as_one_process(pg: Any) -> None:
+    """By AVG, and by PREMUL_SUM when the program chooses what to divide by."""
+    rank, n = dist.get_rank(), dist.get_world_size(pg)
+    mesh = DeviceMesh.from_group(pg, "cpu")
+    batches = [torch.randn(4, 10, generator=torch.Generator().manual_seed(r)) for r in range(n)]
+    for factor in (None, 8.0):
+        torch.manual_seed(0)
+        whole = nn.Sequential(nn.Linear(10, 33), nn.ReLU(), nn.Linear(33, 5))
+        sharded = copy.deepcopy(whole)
+        for layer in (sharded[0], sharded[2]):
+            module = fully_shard(layer, mesh=mesh)
+            if factor is not None:
+                module.set_gradient_divide_factor(factor)
+        fully_shard(sharded, mesh=mesh)
+        for _ in range(3):
+            sum(whole(x).square().mean() for x in batches).div(factor or n).backward()
+            sharded(batches[rank]).square().mean().backward()
+            with torch.no_grad():
+                for model in (whole, sharded):
+                    for parameter in model.parameters():
+                        parameter -= 0.1 * parameter.grad
+                        parameter.grad = None
+        for one, part in zip(whole.parameters(), sharded.parameters(), strict=True):
+            torch.testing.assert_close(part.full_tensor(), one)

@@ -50,7 +50,7 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
 
     module = _build.load_c10d()
     _core.watch_signals()
-    started_by = launch.detect()
+    started_by = _launcher()
     library = launch.find_mpi_library(started_by) if started_by is not None else None
     end_in_order()
     backend: dist.Backend = module.create(
@@ -62,6 +62,14 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
         started_by.size if started_by is not None else 0,
     )
     return backend
+
+
+def _launcher() -> launch.Launch | None:
+    """Who started the ranks. They have met already, perhaps by what the program itself says."""
+    try:
+        return launch.detect()
+    except launch.LaunchError:
+        return None
 
 
 def _seconds(timeout: timedelta) -> float:
