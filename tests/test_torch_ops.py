@@ -16,7 +16,7 @@ WORLDS = [
     World("processes", "aa"),
     World("processes", "aaa"),
     World("mpich", "aabb"),
-    World("openmpi", "ab"),
+    World("openmpi", "aab"),
 ]
 CASES = [
     *(f"torch_ops_cases.{name}" for name in torch_ops_cases.CASES),

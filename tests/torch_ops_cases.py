@@ -6,6 +6,7 @@ alone. All sums are of small integers, hence exact in any order, unless a case s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import _functional_collectives as functional
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_cases import _TIMEOUT, Case, group  # noqa: F401  (`group` is what stage.py asks for)
@@ -337,10 +340,14 @@ def coalesced_forms(pg: Any) -> None:
     xs = [strided(x) for x in of[rank]]
     pg.allreduce_coalesced(xs).wait()
     same(xs, [torch.stack(one).sum(0) for one in zip(*of, strict=True)])
-    lists = [[torch.empty(2, 3, dtype=dtype) for _ in range(n)] for dtype in dtypes]
+    lists = [[torch.empty(2, 3, dtype=dtype) for dtype in dtypes] for _ in range(n)]
     pg.allgather_coalesced(lists, of[rank]).wait()
-    for got, wanted in zip(lists, zip(*of, strict=True), strict=True):
+    for got, wanted in zip(lists, of, strict=True):
         same(got, wanted)
+    with pytest.raises(ValueError, match=f"give one for each of the {n} ranks"):
+        pg.allgather_coalesced([lists[0]] * (n + 1), of[rank])
+    with pytest.raises(ValueError, match="give one output for each input"):
+        pg.allgather_coalesced([lists[0][:1]] * n, of[rank])
     work = pg.allgather_into_tensor_coalesced(
         outs := [torch.empty(2 * n, 3, dtype=dtype) for dtype in dtypes], of[rank]
     )
@@ -569,3 +576,30 @@ def layouts_of_every_operation(pg: Any) -> None:
         call(strided(x), base[..., 0])
         same(base[..., 0], wanted)
         assert bool((base[..., 1] == 5.0).all())
+
+
+@case
+def fsdp2_trains_as_one_process(pg: Any) -> None:
+    """By AVG, and by PREMUL_SUM when the program chooses what to divide by."""
+    rank, n = dist.get_rank(), dist.get_world_size(pg)
+    mesh = DeviceMesh.from_group(pg, "cpu")
+    batches = [torch.randn(4, 10, generator=torch.Generator().manual_seed(r)) for r in range(n)]
+    for factor in (None, 8.0):
+        torch.manual_seed(0)
+        whole = nn.Sequential(nn.Linear(10, 33), nn.ReLU(), nn.Linear(33, 5))
+        sharded = copy.deepcopy(whole)
+        for layer in (sharded[0], sharded[2]):
+            module = fully_shard(layer, mesh=mesh)
+            if factor is not None:
+                module.set_gradient_divide_factor(factor)
+        fully_shard(sharded, mesh=mesh)
+        for _ in range(3):
+            sum(whole(x).square().mean() for x in batches).div(factor or n).backward()
+            sharded(batches[rank]).square().mean().backward()
+            with torch.no_grad():
+                for model in (whole, sharded):
+                    for parameter in model.parameters():
+                        parameter -= 0.1 * parameter.grad
+                        parameter.grad = None
+        for one, part in zip(whole.parameters(), sharded.parameters(), strict=True):
+            torch.testing.assert_close(part.full_tensor(), one)

@@ -120,22 +120,10 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
   });
 }
 
+// outputs[i] is the list, by rank, for inputs[i].
 ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& outputs,
                                                        Tensors& inputs,
                                                        const c10d::AllgatherOptions& opts) {
-  return allgather_coalesced(outputs, inputs, opts);
-}
-
-ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output, at::Tensor& input,
-                                                             const c10d::AllgatherOptions& opts) {
-  Tensors outputs{output};
-  Tensors inputs{input};
-  return allgather_into_tensor_coalesced(outputs, inputs, opts);
-}
-
-// outputs[i] is the list, by rank, for inputs[i].
-ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
-    std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
   return translated([&] {
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather: got ", inputs.size(),
                 " inputs and ", outputs.size(), " lists of outputs: give one list for each input");
@@ -152,6 +140,31 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
     }
     return hand_out(std::move(parts), OpType::ALLGATHER, std::move(flat));
   });
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output, at::Tensor& input,
+                                                             const c10d::AllgatherOptions& opts) {
+  Tensors outputs{output};
+  Tensors inputs{input};
+  return allgather_into_tensor_coalesced(outputs, inputs, opts);
+}
+
+// The other way round: outputs[r] is the list of what rank r puts in.
+ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
+    std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
+  std::vector<Tensors> by_input(inputs.size());
+  translated([&] {
+    QUOIT_CHECK(outputs.size() == static_cast<std::size_t>(size_), UsageError,
+                "all_gather_coalesced: got ", outputs.size(), " lists of outputs; give one for ",
+                "each of the ", size_, " ranks");
+    for (const Tensors& list : outputs) {
+      QUOIT_CHECK(list.size() == inputs.size(), UsageError, "all_gather_coalesced: got ",
+                  inputs.size(), " inputs, and a list of ", list.size(),
+                  " outputs: give one output for each input");
+      for (std::size_t i = 0; i < list.size(); ++i) by_input[i].push_back(list[i]);
+    }
+  });
+  return allgather(by_input, inputs, opts);
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
