@@ -127,6 +127,11 @@ class TorchSuite(distributed_test.TestDistBackend, distributed_test.DistributedT
         with mock.patch.multiple(dist, **named):
             super().test_ddp_logging_data_cpu()
 
+    def _check_return_codes(self, fn: Any, elapsed_time: float) -> None:
+        super()._check_return_codes(fn, elapsed_time)  # looks at rank 0 alone
+        codes = [rank.exitcode for rank in self.processes]
+        assert set(codes) == {0}, f"exit codes of the ranks: {codes}"
+
     def tearDown(self) -> None:
         ranks = self.processes
         super().tearDown()  # asks them to end
