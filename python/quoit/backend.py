@@ -54,7 +54,7 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
 
     module = _build.load_c10d()
     _core.watch_signals()
-    started_by = _launcher()
+    started_by = launcher()
     library = launch.find_mpi_library(started_by) if started_by is not None else None
     end_in_order()
     backend: dist.Backend = module.create(
@@ -68,7 +68,7 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
     return backend
 
 
-def _launcher() -> launch.Launch | None:
+def launcher() -> launch.Launch | None:
     """Who started the ranks. They have met already, perhaps by what the program itself says."""
     try:
         return launch.detect()

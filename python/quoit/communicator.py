@@ -84,7 +84,7 @@ class Communicator:
             options.transport = transport
         if algorithm is not None:
             options.algorithm = algorithm
-        started_by = launch.detect()
+        started_by = backend.launcher()
         if started_by is not None:
             options.mpi_library = launch.find_mpi_library(started_by) or ""
             options.mpi_size = started_by.size
