@@ -20,7 +20,7 @@ import quoit.backend
 from quoit import torch_calls
 
 c10d = dist.distributed_c10d
-NAMES = ["monitored_barrier", "_set_pg_timeout", "split_group"]
+NAMES = ["monitored_barrier", "_set_pg_timeout", "split_group", "shrink_group"]
 
 
 def test_functions_are_replaced_once_and_keep_their_names() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from torch_cases import _TIMEOUT, Case, _ones, group  # noqa: F401  (`group` is for stage.py)
 
@@ -151,6 +152,12 @@ def groups_shrink(pg: Any) -> None:
                 stuck.wait()
         assert dist.get_process_group_ranks(smaller) == list(range(n - 1))
         works(smaller)
+        assert smaller.name() == "custom"  # and not "gloo", whose insides DDP would look at
+        model = DistributedDataParallel(torch.nn.Linear(2, 1), process_group=smaller)
+        model(_ones(1, 2)).sum().backward()
+        assert model.module.weight.grad is not None
+        mean = sum(range(1, n)) / (n - 1)
+        assert torch.allclose(model.module.weight.grad, torch.full((1, 2), mean))
         dist.destroy_process_group(smaller)
     works(pg)
 

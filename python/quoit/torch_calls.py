@@ -32,6 +32,7 @@ def install() -> None:
         ("monitored_barrier", _monitored_barrier),
         ("_set_pg_timeout", _set_pg_timeout),
         ("split_group", _split_group),
+        ("shrink_group", _shrink_group),
         ("new_comm", _new_comm),
     ):
         original = getattr(places[0], name, None)
@@ -137,6 +138,22 @@ def _split(
     world.pg_to_tag[pg] = f"ptd:{name}"
     c10d._register_process_group(name, pg)
     return pg
+
+
+def _shrink_group(original: Callable[..., Any]) -> Callable[..., Any]:
+    """torch takes every smaller group on CPUs for one of gloo, and DDP then takes it at its word."""
+
+    def shrink_group(*arguments: Any, **named: Any) -> dist.ProcessGroup:
+        import torch
+
+        pg: dist.ProcessGroup = original(*arguments, **named)
+        if _backend(pg, "cpu") is not None:
+            cpu, custom = torch.device("cpu"), type(pg).BackendType.CUSTOM
+            pg._register_backend(cpu, custom, pg._get_backend(cpu))
+            pg._set_default_backend(custom)
+        return pg
+
+    return shrink_group
 
 
 def _new_comm(original: Callable[..., Any]) -> Callable[..., Any]:
