@@ -25,7 +25,7 @@ from torch.distributed.algorithms.join import Join
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import PostLocalSGDOptimizer, ZeroRedundancyOptimizer
 from torch.distributed.pipelining import PipelineStage, schedules
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -263,6 +263,26 @@ def fsdp_in_float32(pg: Any) -> None:
 
 
 @case
+def fsdp_in_two_precisions(pg: Any) -> None:
+    """The layers compute in bfloat16; gradients are averaged in float32."""
+    n, rank = dist.get_world_size(), dist.get_rank()
+    alone, mine = Model().bfloat16(), Model().float()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    fully_shard(mine, mesh=init_device_mesh("cpu", (n,)), mp_policy=policy)
+    sums = [torch.zeros(parameter.shape) for parameter in alone.parameters()]
+    for peer in range(n):
+        alone.zero_grad()
+        _loss(alone(_batch(0, peer).bfloat16())).backward()
+        for total, parameter in zip(sums, alone.parameters(), strict=True):
+            assert parameter.grad is not None
+            total += parameter.grad.float()
+    _loss(mine(_batch(0, rank).float())).backward()
+    for total, parameter in zip(sums, mine.parameters(), strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(_whole(parameter.grad), total / n)
+
+
+@case
 def hsdp(pg: Any) -> None:
     """Shards inside pairs of ranks, copies across the pairs."""
     n = dist.get_world_size()
@@ -405,6 +425,30 @@ SCHEDULES = (
 )
 for _name in SCHEDULES:
     CASES[f"pipeline_{_name}"] = lambda pg, name=_name: _pipeline(pg, name)
+
+
+@case
+def pipeline_of_shards(pg: Any) -> None:
+    """Two stages, each of them sharded among half of the ranks."""
+    n = dist.get_world_size()
+    mesh = init_device_mesh("cpu", (2, n // 2), mesh_dim_names=("pp", "dp"))
+    index, part = mesh["pp"].get_local_rank(), mesh["dp"].get_local_rank()
+    layers = _layers(4)
+    alone = nn.Sequential(*copy.deepcopy(layers))
+    module = nn.Sequential(*layers[2 * index : 2 * index + 2])
+    fully_shard(module, mesh=mesh["dp"])
+    stage = PipelineStage(module, index, 2, torch.device("cpu"), group=mesh.get_group("pp"))
+    schedule = schedules.Schedule1F1B(stage, n_microbatches=4, loss_fn=nn.MSELoss())
+    if index == 0:
+        schedule.step(_batch(0, part, rows=8))
+    else:
+        schedule.step(target=_batch(1, part, rows=8))
+    for peer in range(n // 2):
+        loss = nn.MSELoss()(alone(_batch(0, peer, rows=8)), _batch(1, peer, rows=8))
+        (loss / (n // 2)).backward()
+    gradients = [_whole(parameter.grad) for parameter in module.parameters()]
+    expected = [parameter.grad for parameter in alone.parameters()]
+    torch.testing.assert_close(gradients, expected[4 * index : 4 * index + 4])
 
 
 @case
