@@ -229,6 +229,10 @@ TRAPS: dict[str, tuple[Findings, str, tuple[int, ...], str, str]] = {
         job(2, network=LOOPBACK),
         *("note", (0, 1), "resolves to 127.0.1.1 only", "GLOO_SOCKET_IFNAME=eth0"),
     ),
+    "nameless hosts": (
+        job(1, 1, network=replace(LOOPBACK, resolves_to=())),
+        *("warning", (0, 1), "own name does not resolve", "/etc/hosts"),
+    ),
     "loopback names of hosts": (
         job(1, 1, network=LOOPBACK),
         *("warning", (0, 1), "resolves to 127.0.1.1 only", "/etc/hosts"),
