@@ -153,7 +153,7 @@ def torchcomms(found: Findings) -> Iterator[Advice]:
 
 
 def loopback_name(found: Findings) -> Iterator[Advice]:
-    """A host whose own name means 127.x or nothing: a trap for what asks for that name's address."""
+    """A host whose own name means 127.x or nothing: a trap for what asks for its address."""
     several = len(by_host(found.ranks)) > 1
     for host in by_host(found.ranks):
         network = host[0].network
