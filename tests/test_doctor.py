@@ -22,7 +22,7 @@ import pytest
 
 import mpirun
 import worlds
-from quoit import doctor, doctor_measure, doctor_meet, doctor_show, doctor_text
+from quoit import doctor, doctor_measure, doctor_meet, doctor_show, doctor_software, doctor_text
 from quoit.doctor_advice import VARIABLES, Advice
 from quoit.doctor_findings import (
     Address,
@@ -483,6 +483,15 @@ def test_a_probe_that_fails_or_hangs_is_a_finding() -> None:
         Failure("gone", "SystemExit: 2"),
         Failure("hanging", "no answer within 0.05 s"),
     ]
+
+
+def test_a_program_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_software, "_ASK_S", 0.2)
+    with pytest.raises(TimeoutError, match=r"^it gave no answer within 0\.2 s$"):
+        doctor_software._ask("import time; time.sleep(60)")
+    with pytest.raises(RuntimeError, match=r"^boom \(exit code 1\)$"):
+        monkeypatch.setattr(doctor_software, "_ASK_S", 60)
+        doctor_software._ask("import sys; sys.exit('boom')")
 
 
 def play(size: int, part: Callable[[doctor_meet.Gather, int], Any]) -> list[Any]:
