@@ -489,8 +489,8 @@ def test_a_program_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(doctor_software, "_ASK_S", 0.2)
     with pytest.raises(TimeoutError, match=r"^it gave no answer within 0\.2 s$"):
         doctor_software._ask("import time; time.sleep(60)")
+    monkeypatch.setattr(doctor_software, "_ASK_S", 60)
     with pytest.raises(RuntimeError, match=r"^boom \(exit code 1\)$"):
-        monkeypatch.setattr(doctor_software, "_ASK_S", 60)
         doctor_software._ask("import sys; sys.exit('boom')")
 
 
