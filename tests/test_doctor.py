@@ -22,7 +22,7 @@ import pytest
 
 import mpirun
 import worlds
-from quoit import doctor, doctor_measure, doctor_meet, doctor_show, doctor_text
+from quoit import doctor, doctor_measure, doctor_meet, doctor_show, doctor_software, doctor_text
 from quoit.doctor_advice import VARIABLES, Advice
 from quoit.doctor_findings import (
     Address,
@@ -228,6 +228,10 @@ TRAPS: dict[str, tuple[Findings, str, tuple[int, ...], str, str]] = {
     "loopback name": (
         job(2, network=LOOPBACK),
         *("note", (0, 1), "resolves to 127.0.1.1 only", "GLOO_SOCKET_IFNAME=eth0"),
+    ),
+    "nameless hosts": (
+        job(1, 1, network=replace(LOOPBACK, resolves_to=())),
+        *("warning", (0, 1), "own name does not resolve", "/etc/hosts"),
     ),
     "loopback names of hosts": (
         job(1, 1, network=LOOPBACK),
@@ -479,6 +483,15 @@ def test_a_probe_that_fails_or_hangs_is_a_finding() -> None:
         Failure("gone", "SystemExit: 2"),
         Failure("hanging", "no answer within 0.05 s"),
     ]
+
+
+def test_a_program_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_software, "_ASK_S", 0.2)
+    with pytest.raises(TimeoutError, match=r"^it gave no answer within 0\.2 s$"):
+        doctor_software._ask("import time; time.sleep(60)")
+    monkeypatch.setattr(doctor_software, "_ASK_S", 60)
+    with pytest.raises(RuntimeError, match=r"^boom \(exit code 1\)$"):
+        doctor_software._ask("import sys; sys.exit('boom')")
 
 
 def play(size: int, part: Callable[[doctor_meet.Gather, int], Any]) -> list[Any]:

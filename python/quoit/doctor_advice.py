@@ -153,21 +153,22 @@ def torchcomms(found: Findings) -> Iterator[Advice]:
 
 
 def loopback_name(found: Findings) -> Iterator[Advice]:
-    """A host whose own name means 127.x: fine for quoit, a trap for what connects to that name."""
+    """A host whose own name means 127.x or nothing: a trap for what asks for its address."""
     several = len(by_host(found.ranks)) > 1
     for host in by_host(found.ranks):
         network = host[0].network
-        if not network or not network.resolves_to or not all(map(_loopback, network.resolves_to)):
+        if not network or not all(map(_loopback, network.resolves_to)):
             continue
         elsewhere = [address for address in network.addresses if address.usable]
         if not elsewhere and not several:
             continue  # the host has no network: there is nobody to be misled
         better = elsewhere[0].interface if elsewhere else "the interface that joins the hosts"
+        means = ", ".join(network.resolves_to)
         yield Advice(
             "warning" if several else "note",
             tuple(one.rank for one in host),
-            f"the host's own name resolves to {', '.join(network.resolves_to)} "
-            "only: quoit asks the interfaces instead, but gloo and MASTER_ADDR would be misled",
+            f"the host's own name {f'resolves to {means} only' if means else 'does not resolve'}: "
+            "quoit asks the interfaces instead, but gloo and MASTER_ADDR would be misled",
             "give that name its real address in /etc/hosts; for gloo, set "
             f"GLOO_SOCKET_IFNAME={better}",
         )

@@ -75,7 +75,7 @@ def alone(mine: RankFindings, measure: bool) -> Findings:
         return found
     try:
         return replace(found, measurement=_pair(large_bytes([mine])))
-    except (OSError, RuntimeError, subprocess.SubprocessError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         return replace(found, failures=(Failure("measurement on two ranks", str(error)),))
 
 
@@ -200,14 +200,17 @@ def _distinct(failures: Sequence[Failure]) -> tuple[Failure, ...]:
 
 
 def _pair(large: int) -> Measurement:
-    done = subprocess.run(
-        [sys.executable, *_PAIR, "-m", __name__, str(large)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_PAIR_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, *_PAIR, "-m", __name__, str(large)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PAIR_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"two ranks of `quoit run` did not end within {_PAIR_S:g} s") from None
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
         words = done.stderr.strip().splitlines() or ["it said nothing"]

@@ -178,14 +178,17 @@ def _version(package: str) -> str:
 
 def _ask(program: str, *arguments: str) -> str:
     """What a Python program writes; RuntimeError with its last words when it fails."""
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_ASK_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ASK_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"it gave no answer within {_ASK_S:g} s") from None
     if done.returncode != 0:
         words = done.stderr.strip().splitlines()
         how = (
