@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,26 +14,15 @@ import torch_suite
 pytest.importorskip("torch")
 pytest.importorskip("expecttest")
 
-# What fails, and why; a test of these that passes is as wrong as another that does not.
-KNOWN = {
-    "all_gather_coalesced": "the lists of outputs are taken for those of all_gather",
-    "monitored_barrier": "there is none yet",
-    "sparse_all_reduce": "there is none yet",
-    "profiler|(all_)?reduce_(full_group_|group_|sum|max|min|product)|broadcast(_full_group|_group)?$|"
-    "all_gather(_complex|_full_group|_group)?$|all_to_all_single_equal": "no events for profilers",
-}
-SILENT = list(KNOWN)[3]  # in the mode "gloo" no events are expected
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["plugin", "gloo", "mpi"])
 def test_torch_suite(mode: str, tmp_path: Path) -> None:
     rows = torch_suite.play(mode, "", 60.0)
     torch_suite.tell(mode, rows)
-    known = "|".join(words for words in KNOWN if (mode, words) != ("gloo", SILENT))
     ran = [row for row in rows if row["outcome"] != "skipped"]
     failed = {row["test"] for row in ran if row["outcome"] == "failed"}
-    assert failed == {row["test"] for row in ran if re.search(known, row["test"])}
+    assert failed == set()
     assert len(ran) > 60
     skips = {row["words"] for row in rows if row["outcome"] == "skipped"}
     assert {words for words in skips if torch_suite.meaning(words) is None} == set()

@@ -18,6 +18,9 @@ constexpr auto kThoroughPatrol = 100ms;  // dead peers
 constexpr auto kCheck = 20ms;            // the waiting caller's own deadline, Ctrl-C
 
 std::atomic<bool> forked_child{false};
+constexpr const char* kForked =
+    "a forked child process cannot use its parent's process group: start workers with the 'spawn' "
+    "method, or call init_process_group after forking";
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -150,10 +153,7 @@ Engine& Engine::process() {
     ::pthread_atfork(nullptr, nullptr, [] { forked_child = true; });
     return new Engine;
   }();
-  QUOIT_CHECK(
-      !forked_child, UsageError,
-      "a forked child process cannot use its parent's process group: start workers with the "
-      "'spawn' method, or call init_process_group after forking");
+  QUOIT_CHECK(!forked_child, UsageError, kForked);
   return *engine;
 }
 
@@ -198,8 +198,7 @@ void Engine::abort(Group& group, const std::string& why) {
 }
 
 void Engine::submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode) {
-  QUOIT_CHECK(!forked_child, UsageError,
-              "a forked child process cannot use its parent's process group");
+  QUOIT_CHECK(!forked_child, UsageError, kForked);
   {
     const Turn turn(*this);
     // A fault that peers announced while this rank was elsewhere.

@@ -40,6 +40,11 @@ Reduction reduction_of(const c10d::ReduceOp& op, const at::Tensor& tensor) {
   }
 }
 
+// Only the root has lists of inputs.
+std::vector<at::Tensor> first_of(const std::vector<std::vector<at::Tensor>>& lists) {
+  return lists.empty() ? std::vector<at::Tensor>{} : lists.front();
+}
+
 }  // namespace
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors,
@@ -52,7 +57,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors,
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.broadcast(data, root, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::BROADCAST, tensors);
+    return hand_out({std::move(work)}, OpType::BROADCAST, tensors, tensors);
   });
 }
 
@@ -66,7 +71,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.all_reduce(data, data, reduction, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::ALLREDUCE, tensors);
+    return hand_out({std::move(work)}, OpType::ALLREDUCE, tensors, tensors);
   });
 }
 
@@ -86,7 +91,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_sparse(Tensors& tensors,
     options.epilogue = [sum] { sum->finish(); };
     auto contents = communicator().all_gather_later(
         DType::UInt8, [sum] { return sum->contents(); }, std::move(options));
-    return hand_out({std::move(shapes), std::move(contents)}, OpType::_ALLREDUCE_SPARSE, tensors);
+    return hand_out({std::move(shapes), std::move(contents)}, OpType::_ALLREDUCE_SPARSE, tensors,
+                    tensors);
   });
 }
 
@@ -103,7 +109,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
             return c.all_reduce(data, data, reduction, std::move(o));
           }));
     }
-    return hand_out(std::move(parts), OpType::ALLREDUCE_COALESCED, tensors);
+    return hand_out(std::move(parts), OpType::ALLREDUCE_COALESCED, tensors, tensors);
   });
 }
 
@@ -116,7 +122,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.reduce(data, data, reduction, static_cast<int>(opts.rootRank), std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::REDUCE, tensors);
+    return hand_out({std::move(work)}, OpType::REDUCE, tensors, tensors);
   });
 }
 
@@ -138,7 +144,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& out
           [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
       flat.insert(flat.end(), outputs[i].begin(), outputs[i].end());
     }
-    return hand_out(std::move(parts), OpType::ALLGATHER, std::move(flat));
+    return hand_out(std::move(parts), OpType::ALLGATHER, std::move(flat), inputs);
   });
 }
 
@@ -182,7 +188,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
           operands, opts.timeout, opts.asyncOp,
           [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
     }
-    return hand_out(std::move(parts), OpType::_ALLGATHER_BASE, outputs);
+    return hand_out(std::move(parts), OpType::_ALLGATHER_BASE, outputs, inputs);
   });
 }
 
@@ -203,7 +209,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& output
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.gather(in, outs, root, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::GATHER, std::move(results));
+    return hand_out({std::move(work)}, OpType::GATHER, std::move(results), inputs);
   });
 }
 
@@ -221,7 +227,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.scatter(ins, out, root, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::SCATTER, outputs);
+    return hand_out({std::move(work)}, OpType::SCATTER, outputs, first_of(inputs));
   });
 }
 
@@ -237,7 +243,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.reduce_scatter(ins, out, reduction, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::REDUCE_SCATTER, outputs);
+    return hand_out({std::move(work)}, OpType::REDUCE_SCATTER, outputs, first_of(inputs));
   });
 }
 
@@ -265,7 +271,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
             return c.reduce_scatter(ins, out, reduction, std::move(o));
           }));
     }
-    return hand_out(std::move(parts), OpType::_REDUCE_SCATTER_BASE, outputs);
+    return hand_out(std::move(parts), OpType::_REDUCE_SCATTER_BASE, outputs, inputs);
   });
 }
 
@@ -282,7 +288,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall_base(at::Tensor& output, a
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.all_to_all(ins, outs, uneven, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::ALLTOALL_BASE, {output});
+    return hand_out({std::move(work)}, OpType::ALLTOALL_BASE, {output}, {input});
   });
 }
 
@@ -295,7 +301,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors&
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.all_to_all(ins, outs, /*uneven=*/true, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::ALLTOALL, outputs);
+    return hand_out({std::move(work)}, OpType::ALLTOALL, outputs, inputs);
   });
 }
 
@@ -303,7 +309,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions&
   return translated([&] {
     auto work = start(Operands(), opts.timeout, opts.asyncOp,
                       [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
-    return hand_out({std::move(work)}, OpType::BARRIER, {});
+    return hand_out({std::move(work)}, OpType::BARRIER, {}, {});
   });
 }
 

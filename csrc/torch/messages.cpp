@@ -38,7 +38,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int 
     auto work =
         start(operands, kNoTimeout, /*background=*/true,
               [&](Communicator& c, CallOptions o) { return c.send(data, to, tag, std::move(o)); });
-    return hand_out({std::move(work)}, c10d::OpType::SEND, {});
+    return hand_out({std::move(work)}, c10d::OpType::SEND, {}, tensors);
   });
 }
 
@@ -50,7 +50,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::recv(Tensors& tensors, int from, in
         operands, kNoTimeout, /*background=*/true,
         [&](Communicator& c, CallOptions o) { return c.recv(data, from, tag, std::move(o)); });
     return hand_out({std::move(work)},
-                    from == kAnySource ? c10d::OpType::RECVANYSOURCE : c10d::OpType::RECV, tensors);
+                    from == kAnySource ? c10d::OpType::RECVANYSOURCE : c10d::OpType::RECV, tensors,
+                    tensors);
   });
 }
 
@@ -63,7 +64,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::recvAnysource(Tensors& tensors, int
 void ProcessGroupQuoit::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) {
   translated([&] {
     const std::chrono::milliseconds timeout =
-        opts.timeout > kNoTimeout ? opts.timeout : timeout_.load();
+        opts.timeout.count() >= 0 ? opts.timeout : timeout_.load();
     const std::uint64_t number = ++monitored_;
     if (rank_ == 0)
       monitor(number, timeout, wait_all_ranks);
@@ -75,6 +76,9 @@ void ProcessGroupQuoit::monitoredBarrier(const c10d::BarrierOptions& opts, bool 
 void ProcessGroupQuoit::monitor(std::uint64_t number, std::chrono::milliseconds timeout,
                                 bool wait_all_ranks) {
   Communicator& group = communicator();
+  QUOIT_CHECK(timeout.count() > 0, TimeoutError, "[quoit ", group.where(),
+              "] Rank 0 timed out in "
+              "monitoredBarrier: a timeout of 0 ms leaves no time to hear from anybody");
   const Deadline deadline = Deadline::after(timeout);
   const auto receive = [&](int rank, const std::shared_ptr<Notice>& into) {
     const Seconds left = std::max(deadline.left(), Seconds(1e-3));

@@ -166,12 +166,13 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
     communicator();
     return Handle(c10::make_intrusive<WorkQuoit>(communicator_, std::move(region->parts),
                                                  c10d::OpType::COALESCED,
-                                                 std::move(region->outputs)));
+                                                 std::move(region->outputs), Tensors{}));
   });
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(std::vector<Communicator::Handle> parts,
-                                                      c10d::OpType type, Tensors outputs) {
+                                                      c10d::OpType type, Tensors outputs,
+                                                      const Tensors& inputs) {
   {
     const std::lock_guard lock(mutex_);
     if (coalescing_ && coalescing_->thread == std::this_thread::get_id()) {
@@ -179,7 +180,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(std::vector<Communicator::
       coalescing_->outputs.insert(coalescing_->outputs.end(), outputs.begin(), outputs.end());
     }
   }
-  return c10::make_intrusive<WorkQuoit>(communicator_, std::move(parts), type, std::move(outputs));
+  return c10::make_intrusive<WorkQuoit>(communicator_, std::move(parts), type, std::move(outputs),
+                                        inputs);
 }
 
 }  // namespace quoit

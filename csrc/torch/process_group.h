@@ -94,7 +94,9 @@ class ProcessGroupQuoit final : public c10d::Backend {
   template <class Start>
   Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
                              bool background, Start start_call);
-  Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs);
+  // `inputs` is what a profiler is told of.
+  Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs,
+                  const Tensors& inputs);
 
   // Throws the reason once the group has been shut down.
   Communicator& communicator();

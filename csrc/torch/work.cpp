@@ -1,9 +1,53 @@
 #include "torch/work.h"
 
 #include <ATen/core/ivalue.h>
+#include <ATen/record_function.h>
 #include <c10/util/Exception.h>
 
 namespace quoit {
+namespace {
+
+bool profiled() { return at::hasCallbacks(); }
+
+// Names of events, as gloo has them.
+const char* title_of(c10d::OpType type) {
+  switch (type) {
+    case c10d::OpType::BROADCAST:
+      return "quoit:broadcast";
+    case c10d::OpType::ALLREDUCE:
+    case c10d::OpType::ALLREDUCE_COALESCED:
+      return "quoit:all_reduce";
+    case c10d::OpType::_ALLREDUCE_SPARSE:
+      return "quoit:sparse_all_reduce";
+    case c10d::OpType::REDUCE:
+      return "quoit:reduce";
+    case c10d::OpType::ALLGATHER:
+    case c10d::OpType::_ALLGATHER_BASE:
+      return "quoit:all_gather";
+    case c10d::OpType::GATHER:
+      return "quoit:gather";
+    case c10d::OpType::SCATTER:
+      return "quoit:scatter";
+    case c10d::OpType::REDUCE_SCATTER:
+    case c10d::OpType::_REDUCE_SCATTER_BASE:
+      return "quoit:reduce_scatter";
+    case c10d::OpType::ALLTOALL:
+    case c10d::OpType::ALLTOALL_BASE:
+      return "quoit:all_to_all";
+    case c10d::OpType::SEND:
+      return "quoit:send";
+    case c10d::OpType::RECV:
+      return "quoit:recv";
+    case c10d::OpType::RECVANYSOURCE:
+      return "quoit:recvAnySource";
+    case c10d::OpType::BARRIER:
+      return "quoit:barrier";
+    default:
+      return "quoit:coalesced";
+  }
+}
+
+}  // namespace
 
 std::exception_ptr as_torch_error(const std::exception_ptr& error) {
   const c10::SourceLocation here{__func__, __FILE__, static_cast<uint32_t>(__LINE__)};
@@ -20,11 +64,22 @@ std::exception_ptr as_torch_error(const std::exception_ptr& error) {
 
 WorkQuoit::WorkQuoit(std::shared_ptr<Communicator> communicator,
                      std::vector<Communicator::Handle> parts, c10d::OpType type,
-                     std::vector<at::Tensor> outputs)
-    : Work(communicator->rank(), type),
+                     std::vector<at::Tensor> outputs, const std::vector<at::Tensor>& inputs)
+    : Work(communicator->rank(), type, profiled() ? title_of(type) : nullptr,
+           profiled() ? std::optional(inputs) : std::nullopt),
       communicator_(std::move(communicator)),
       parts_(std::move(parts)),
-      outputs_(std::move(outputs)) {}
+      outputs_(std::move(outputs)) {
+  if (!recordFunctionEndCallback_) return;
+  over_ = [once = std::make_shared<std::once_flag>(), end = recordFunctionEndCallback_] {
+    std::call_once(*once, end);
+  };
+  auto left = std::make_shared<std::atomic<std::size_t>>(parts_.size());
+  for (const auto& part : parts_)
+    part->when_done([left, over = over_] {
+      if (left->fetch_sub(1) == 1) over();
+    });
+}
 
 bool WorkQuoit::isCompleted() {
   for (const auto& part : parts_)
@@ -53,6 +108,7 @@ bool WorkQuoit::wait(std::chrono::milliseconds timeout) {
   } catch (const Error&) {
     std::rethrow_exception(as_torch_error(std::current_exception()));
   }
+  if (over_) over_();
   return true;
 }
 

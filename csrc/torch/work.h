@@ -10,9 +10,10 @@ namespace quoit {
 // torch's handle on one call, which may be several operations of ours (the coalesced ones).
 class WorkQuoit final : public c10d::Work {
  public:
-  // `outputs` are what the future's value and result() hold.
+  // `outputs` are what the future's value and result() hold; `inputs` what a profiler is told of.
   WorkQuoit(std::shared_ptr<Communicator> communicator, std::vector<Communicator::Handle> parts,
-            c10d::OpType type, std::vector<at::Tensor> outputs);
+            c10d::OpType type, std::vector<at::Tensor> outputs,
+            const std::vector<at::Tensor>& inputs);
 
   bool isCompleted() override;
   bool isSuccess() const override;
@@ -29,6 +30,7 @@ class WorkQuoit final : public c10d::Work {
   const std::shared_ptr<Communicator> communicator_;
   const std::vector<Communicator::Handle> parts_;
   const std::vector<at::Tensor> outputs_;
+  std::function<void()> over_;  // tells a profiler that the operation is over; once, if one listens
   c10::intrusive_ptr<c10::ivalue::Future> future_;  // made at the first getFuture
 };
 
