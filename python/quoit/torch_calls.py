@@ -141,7 +141,7 @@ def _split(
 
 
 def _shrink_group(original: Callable[..., Any]) -> Callable[..., Any]:
-    """torch takes every smaller group on CPUs for one of gloo, and DDP then takes it at its word."""
+    """torch registers smaller groups on CPUs as gloo's, and DDP takes it at its word."""
 
     def shrink_group(*arguments: Any, **named: Any) -> dist.ProcessGroup:
         import torch
