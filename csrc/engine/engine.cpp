@@ -18,9 +18,13 @@ constexpr auto kThoroughPatrol = 100ms;  // dead peers
 constexpr auto kCheck = 20ms;            // the waiting caller's own deadline, Ctrl-C
 
 std::atomic<bool> forked_child{false};
-constexpr const char* kForked =
-    "a forked child process cannot use its parent's process group: start workers with the 'spawn' "
-    "method, or call init_process_group after forking";
+
+void check_not_forked() {
+  QUOIT_CHECK(
+      !forked_child, UsageError,
+      "a forked child process cannot use its parent's process group: start workers with the "
+      "'spawn' method, or call init_process_group after forking");
+}
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -153,7 +157,7 @@ Engine& Engine::process() {
     ::pthread_atfork(nullptr, nullptr, [] { forked_child = true; });
     return new Engine;
   }();
-  QUOIT_CHECK(!forked_child, UsageError, kForked);
+  check_not_forked();
   return *engine;
 }
 
@@ -198,7 +202,7 @@ void Engine::abort(Group& group, const std::string& why) {
 }
 
 void Engine::submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode) {
-  QUOIT_CHECK(!forked_child, UsageError, kForked);
+  check_not_forked();
   {
     const Turn turn(*this);
     // A fault that peers announced while this rank was elsewhere.
