@@ -554,6 +554,13 @@ MISMATCHES: dict[str, tuple[Wrong, Sequence[str]]] = {
         ),
         [r"all_reduce #1", r"all_to_all #1"],
     ),
+    "block_sizes": (  # as much in all, cut in another way
+        lambda c, odd: c.all_gather(
+            np.zeros(4 + (odd if c.size == 2 else 0), np.float32),
+            _zeros(4 - odd, 4 + odd, *[4] * (c.size - 2)),
+        ),
+        ["with blocks of other sizes"],
+    ),
     "blocks": (
         lambda c, odd: c.all_gather(
             np.zeros(2 + (odd and c.rank), np.float32),

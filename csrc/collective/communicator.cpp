@@ -139,7 +139,8 @@ Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out
   const ReduceStep step = step_of(out.dtype, reduction);
   std::size_t total = 0;
   for (const View& block : in) total += block.count;
-  const Call call = next_call(Op::ReduceScatter, out.dtype, total, -1, reduction.op);
+  Call call = next_call(Op::ReduceScatter, out.dtype, total, -1, reduction.op);
+  call.blocks = digest_of_sizes(in);
   if (direct_)
     return start(call, direct_reduce_scatter(board(), call, std::move(in), out, step), options);
   return start(call,
@@ -156,7 +157,8 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
               mine.count, " elements, the input ", in.count, ": they must be alike");
   std::size_t total = 0;
   for (const View& out : outs) total += out.count;
-  const Call call = next_call(Op::AllGather, in.dtype, total);
+  Call call = next_call(Op::AllGather, in.dtype, total);
+  call.blocks = digest_of_sizes(outs);
   if (direct_) return start(call, direct_all_gather(board(), call, in, std::move(outs)), options);
   return start(call,
                greeted(call, ring_all_gather(*us_.network, ring_, in, in_ring_order(outs, ring_))),
@@ -187,6 +189,11 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
       uneven || (equal_sizes(ins) && equal_sizes(outs) && ins[0].count == outs[0].count),
       UsageError,
       "all_to_all: blocks of different sizes need uneven=True (torch: split sizes) on every rank");
+  const std::size_t given = ins[static_cast<std::size_t>(rank())].count;
+  const std::size_t taken = outs[static_cast<std::size_t>(rank())].count;
+  QUOIT_CHECK(given == taken, UsageError,
+              "all_to_all: the block that this rank has for itself has ", given,
+              " elements, the output for it ", taken, ": they must be alike");
   // A rank sees only its own blocks, so it cannot tell by itself whether the others' are even.
   const Call call = next_call(Op::AllToAll, dtype, uneven ? 0 : ins[0].count);
   if (direct_ && !uneven)

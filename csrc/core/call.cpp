@@ -19,6 +19,15 @@ bool rooted(Op op) {
 
 std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)]; }
 
+std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks) {
+  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, a count at a time
+  for (const View& block : blocks) hash = (hash ^ block.count) * 0x100000001b3;
+  std::array<std::uint8_t, 5> digest;
+  for (std::size_t i = 0; i < digest.size(); ++i)
+    digest[i] = static_cast<std::uint8_t>(hash >> (24 + 8 * i));
+  return digest;
+}
+
 std::string describe(const Call& call) {
   std::string said{name_of(call.op)};
   if (call.op == Op::Send) return text(said, " to rank ", call.root);
@@ -35,7 +44,7 @@ std::string describe(const Call& call) {
 
 std::string describe_mismatch(int peer, const Call& theirs, const Call& mine) {
   return text("ranks disagree: rank ", peer, " called ", describe(theirs), ", this rank called ",
-              describe(mine),
+              describe(mine), theirs.blocks != mine.blocks ? " with blocks of other sizes" : "",
               ". All ranks of a group must make the same calls in the same order, "
               "with the same dtype, size, reduce op and root");
 }

@@ -1,7 +1,9 @@
 #pragma once
 // What a rank says it is doing. A Call rides on every round and on the first hop of every
 // collective, so that ranks which disagree find out instead of exchanging garbage.
+#include <array>
 #include <string>
+#include <vector>
 
 #include "core/types.h"
 
@@ -30,12 +32,15 @@ struct Call {
   Op op = Op::Barrier;
   DType dtype = DType::UInt8;
   ReduceOp reduce = ReduceOp::Sum;
-  std::uint8_t unused[5] =
-      {};  // keeps the struct free of padding: it is compared as bytes on the wire
+  // A digest of the sizes of blocks that may differ; it also keeps the struct free of padding, as
+  // it is compared as bytes on the wire.
+  std::array<std::uint8_t, 5> blocks{};
 
   friend bool operator==(const Call&, const Call&) = default;
 };
 static_assert(sizeof(Call) == 24);
+
+std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks);
 
 // "all_reduce #41 float32[16] SUM"
 std::string describe(const Call& call);
