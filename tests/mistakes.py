@@ -255,11 +255,11 @@ def watch(
         told = {rank: read(folder / f"outcome{rank}") for rank in asked}
         if all(told[rank] or process(rank).poll() is not None for rank in asked):
             break
-        if mistake.event == "garbage" and turns < 2:
-            if all((folder / f"begin{turns + 1}-{rank}").exists() for rank in asked):
-                throw_garbage([one.pid for one in ranks])
-                (folder / f"garbage{turns + 1}").touch()
-                turns += 1
+        turn = [folder / f"begin{turns + 1}-{rank}" for rank in asked]
+        if mistake.event == "garbage" and all(file.exists() for file in turn):
+            throw_garbage([one.pid for one in ranks])
+            turns += 1
+            (folder / f"garbage{turns}").touch()
         begun = [read(folder / f"begin{rank}") for rank in range(mistake.size)]
         if all(begun) and not happened:
             happened = True

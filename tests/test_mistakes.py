@@ -1,4 +1,4 @@
-"""Provoked mistakes (mistakes.py): every rank that should raises, soon, and names the other side."""
+"""Provoked mistakes (mistakes.py): who should raise does, soon, and names the other side."""
 
 from __future__ import annotations
 
