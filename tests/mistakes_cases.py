@@ -133,7 +133,7 @@ def unlike(data: torch.Tensor, expected: float) -> str | None:
     """What is wrong with a result, when it is not `expected` everywhere."""
     if bool((data == expected).all()):
         return None
-    return f"got {data.flatten()[:4].tolist()}, not {expected}"
+    return f"got {data.flatten()[:6].tolist()}, not {expected}"
 
 
 # Ranks that do not do the same.
@@ -223,9 +223,12 @@ def all_to_all_with(rank: Rank, splits: list[int]) -> str | None:
     """Rank 1 expects `splits` where both ranks send 2 and 2."""
     rank.ready()
     splits = splits if rank.last else [2, 2]
-    into = torch.zeros(sum(splits))
+    memory = torch.zeros(sum(splits) + 4)
+    into, behind = memory[: sum(splits)], memory[sum(splits) :]
     rank.begin()
     dist.all_to_all_single(into, torch.ones(4), splits, [2, 2])
+    if bool(behind.any()):
+        return "it wrote beyond the end of the output"
     return unlike(into, 1)
 
 
@@ -241,6 +244,11 @@ def unfit_splits(rank: Rank) -> str | None:
 @mistake("all_to_all_single: rank 1 expects 3 elements of itself, and sends 2", raises=(1,))
 def unfit_split_of_its_own(rank: Rank) -> str | None:
     return all_to_all_with(rank, [2, 3])
+
+
+@mistake("all_to_all_single: rank 1 expects 1 element of itself, and sends 2", raises=(1,))
+def short_split_of_its_own(rank: Rank) -> str | None:
+    return all_to_all_with(rank, [2, 1])
 
 
 @mistake("recv of 12 floats, 16 were sent", raises=(1,), names="{other}")
@@ -521,7 +529,7 @@ def two_launchers_and_an_address(rank: Rank) -> str | None:
 
 
 @mistake(
-    "MPICH's mpirun with Open MPI's library (gloo: mpirun, nothing exported)",
+    "MPICH's mpirun with Open MPI's library (nothing exported for gloo)",
     names="MPICH.*Open MPI",
     place="mpich",
     env={"QUOIT_MPI_LIBRARY": "{openmpi}", "QUOIT_TRANSPORT": "mpi"},
@@ -558,7 +566,9 @@ def full_dev_shm(rank: Rank) -> str | None:
     return unlike(data, 2)
 
 
-@mistake("a forked child (a DataLoader worker) uses the group", raises=(0,), names="forked")
+@mistake(
+    "a forked child of rank 0 (a DataLoader worker) uses the group", raises=(0,), names="forked"
+)
 def fork_after_init(rank: Rank) -> str | None:
     """Rank 0 tells what its child met."""
     rank.ready()
