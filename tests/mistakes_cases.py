@@ -300,7 +300,12 @@ def both_send_first(rank: Rank) -> str | None:
 # Groups.
 
 
-@mistake("new_group of [0, 1] and of [0, 1, 2] made in another order", size=3, quick=False)
+@mistake(
+    "new_group of [0, 1] and of [0, 1, 2] made in another order",
+    size=3,
+    raises=(0, 1, 2),
+    quick=False,
+)
 def groups_made_in_another_order(rank: Rank) -> str | None:
     rank.ready()
     rank.begin()
@@ -548,7 +553,7 @@ def another_world_size(rank: Rank) -> str | None:
     return unlike(data, 2)
 
 
-@mistake("two processes say that they are rank 1", size=3, quick=False)
+@mistake("two processes say that they are rank 1", size=3, raises=(2,), quick=False)
 def twice_the_same_rank(rank: Rank) -> str | None:
     rank.begin()
     rank.join(rank=min(rank.rank, 1), size=2)

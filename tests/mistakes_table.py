@@ -8,7 +8,7 @@ from typing import Any
 
 from mistakes_cases import LIMIT_S, MISTAKES, TIMEOUT_S, Mistake
 
-LONGEST = 160
+LONGEST = 125
 
 HEAD = f"""# Provoked mistakes
 
@@ -33,7 +33,7 @@ TAIL = """
   not noticed, and can write beyond the end of the output. gloo refuses it on that rank, and the
   other one waits.
 - Where groups are made in different orders, world sizes differ or two processes have one rank,
-  quoit's ranks raise at the timeout, and the text names a rank that did not join this group, not
+  quoit's ranks raise at the timeout, and their text names a rank that did not join this group, not
   the reason. A `new_group` without `timeout=` has torch's own, 30 minutes, whatever the default
   group's is.
 - `MASTER_ADDR` is obeyed as torch obeys it, so that variables of another job are believed.
@@ -69,7 +69,7 @@ def _cells(mistake: Mistake, ranks: Sequence[Mapping[str, Any]]) -> tuple[str, s
     due = [rank["rank"] in mistake.raises for rank in ranks]
     alike = all(raised) or len(set(told)) == 1
     if alike:
-        said = told[0]
+        said = told[0] + (", right result" if told[0] == "no error" else "")
     else:
         said = "<br>".join(
             f"rank {rank['rank']}: {word}" for rank, word in zip(ranks, told, strict=True)
@@ -83,7 +83,7 @@ def _cells(mistake: Mistake, ranks: Sequence[Mapping[str, Any]]) -> tuple[str, s
 def _words(rank: Mapping[str, Any]) -> str:
     kind = rank["kind"]
     if kind == "nothing":
-        return "no error, right result"
+        return "no error"
     if kind == "wrong":
         return f"**no error**: {_short(rank['said'])}"
     if kind == "waiting":

@@ -30,6 +30,9 @@ UNNOTICED = {
     "short_split_of_its_own": "all_to_all does not compare its own two blocks",
 }
 
+# What it cannot notice: nothing that ranks tell each other shows it.
+UNKNOWABLE = ("another_order_of_equals", "another_dtype_received")
+
 pytestmark = [pytest.mark.slow, worlds.NEEDS_CLUSTER]
 
 
@@ -51,7 +54,7 @@ def test_a_mistake_explains_itself(
         request.applymarker(pytest.mark.xfail(reason=UNNOTICED[name]))
     for one in outcomes[name]:
         if one["rank"] not in mistake.raises:
-            assert one["kind"] in ("nothing", "wrong"), one
+            assert one["kind"] == "nothing" or name in UNKNOWABLE, one
             continue
         assert one["kind"] == "raised", one
         assert one["after_s"] < SOON_S, one
