@@ -4,8 +4,8 @@
 
 The mistakes are in mistakes_cases.py. A rank that has raised stays alive until the others are done,
 so that nobody learns of a mistake by its exit. Seconds count from when the last rank that made the
-mistake before the error began it. Needs root for network namespaces; without, those are left out
-and named.
+mistake before the error began it. What needs root (network namespaces) or both MPIs is left out, and
+named, where they are not.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def serve(backend: str, only: str, file: Path) -> None:
     # Those that load more of quoit into this process, whose forks are gloo's ranks, come last.
     for name in sorted(names, key=lambda n: mistakes_cases.MISTAKES[n].place in ("hosts", "mpich")):
         mistake = mistakes_cases.MISTAKES[name]
-        if mistake.place in ("hosts", "no shm") and os.geteuid() != 0:
-            print(f"{name}: left out, it needs root", file=sys.stderr)
+        if why := lacking(mistake.place):
+            print(f"{name}: left out, {why}", file=sys.stderr)
             continue
         outcomes = play(mistake, backend)
         told[name] = [asdict(outcome) for outcome in outcomes]
@@ -105,6 +105,20 @@ def serve(backend: str, only: str, file: Path) -> None:
             text = " ".join(one.said.split())
             print(f"{backend} {name} {one.rank}: {one.kind} {after}{one.error} {text}", flush=True)
     file.write_text(json.dumps(told))
+
+
+def lacking(place: str) -> str:
+    """Why a mistake cannot be played there, or nothing."""
+    if place in ("hosts", "no shm") and os.geteuid() != 0:
+        return "it needs root"
+    if place == "mpich":
+        import mpirun
+
+        try:
+            mpirun.prefixes()
+        except BaseException as missing:  # pytest's failure, which is no Exception
+            return str(missing)
+    return ""
 
 
 # A rank.
