@@ -4,8 +4,8 @@
 
 The mistakes are in mistakes_cases.py. A rank that has raised stays alive until the others are done,
 so that nobody learns of a mistake by its exit. Seconds count from when the last rank that made the
-mistake before the error began it. What needs root (network namespaces) or both MPIs is left out, and
-named, where they are not.
+mistake before the error began it. What needs root (network namespaces) or both MPIs is left out,
+and named, where they are not.
 """
 
 from __future__ import annotations
