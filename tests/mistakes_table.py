@@ -29,9 +29,6 @@ TAIL = """
 
 - Equal calls in another order look alike, so both libraries add up what does not belong together.
   A message's size is compared, its dtype is not.
-- An `all_to_all_single` that expects another number of elements of its own rank than it sends is
-  not noticed, and can write beyond the end of the output. gloo refuses it on that rank, and the
-  other one waits.
 - Where groups are made in different orders, world sizes differ or two processes have one rank,
   quoit's ranks raise at the timeout, and their text names a rank that did not join this group, not
   the reason. A `new_group` without `timeout=` has torch's own, 30 minutes, whatever the default

@@ -167,6 +167,7 @@ def an_aborted_group_takes_no_other_with_it(pg: Any) -> None:
     n = dist.get_world_size(pg)
     sub = dist.new_group(list(range(n)), timeout=_TIMEOUT)
     works(sub)
+    dist.barrier(group=pg)  # all are through
     if dist.get_rank() == 0:
         sub.abort()
 

@@ -112,7 +112,11 @@ void Engine::fail(Group& group, const std::string& why, const std::string& told)
 std::optional<std::string> Engine::departed(Group& group, const Job& job) {
   for (int peer = 0; peer < group.size(); ++peer) {
     if (!job.flow.awaits(peer)) continue;
-    if (auto why = group.departed(peer)) return why;
+    auto why = group.departed(peer);
+    if (!why) continue;
+    // Whoever failed says so before it leaves: perhaps since we last asked.
+    const auto fault = group.failure(false);
+    return fault ? fault : why;
   }
   return std::nullopt;
 }

@@ -90,14 +90,17 @@ bool TcpTransport::progress() {
 
 std::optional<std::string> TcpTransport::failure() {
   for (const auto& link : links_)
-    if (link && !link->peer.lost.empty()) return link->peer.lost;
+    if (link && !link->peer.lost.empty() && link->peer.long_gone()) return link->peer.lost;
   return std::nullopt;
 }
 
 std::optional<std::string> TcpTransport::departed(int peer) {
   const auto index = static_cast<std::size_t>(peer);
-  if (index >= links_.size() || !links_[index] || !link(peer).peer.left) return std::nullopt;
-  return link(peer).peer.gone();
+  if (index >= links_.size() || !links_[index]) return std::nullopt;
+  const TcpPeer& other = links_[index]->peer;
+  if (!other.left || !other.long_gone()) return std::nullopt;
+  return text("rank ", peer,
+              " left the group: it destroyed its process group, or its program ended");
 }
 
 void TcpTransport::arm_bell() { door_.ring_when_ready(epoll_.fd()); }

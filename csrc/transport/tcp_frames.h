@@ -9,6 +9,7 @@
 
 #include <string>
 
+#include "core/clock.h"
 #include "core/types.h"
 #include "transport/tcp_socket.h"
 
@@ -49,13 +50,22 @@ struct TcpPeer {
   int rank = 0;
   std::string host;
   TcpEndpoint endpoint;
-  bool left = false;  // it said Bye
-  std::string lost;   // why its connection is gone, though it did not
+  bool left = false;          // it said Bye
+  std::string lost;           // why its connection is gone, though it did not
+  Clock::time_point since{};  // when the first of these was found
+
+  void bye();
 
   // The connection ended, by `error` (0: the peer closed it).
   void end(int error);
-  [[nodiscard]] std::string gone()
-      const;  // why nothing more comes, or goes; empty while all is well
+  void lose(std::string why);
+
+  // Whether nothing more comes, or goes.
+  [[nodiscard]] bool gone() const { return left || !lost.empty(); }
+
+  // Whether that is old news: a peer that failed says why before it goes, and what it says may
+  // arrive a little later, over another connection.
+  [[nodiscard]] bool long_gone() const;
 };
 
 }  // namespace quoit

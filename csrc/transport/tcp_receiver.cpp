@@ -12,21 +12,28 @@ namespace quoit {
 namespace {
 
 constexpr std::size_t kMostStreams = 64;
+constexpr auto kNews = std::chrono::milliseconds(100);
 constexpr std::size_t kReadAtOnce = 4 * 1024 * 1024;  // then others get their turn
 
 }  // namespace
 
-void TcpPeer::end(int error) {
-  if (left || !lost.empty()) return;
-  lost = text("rank ", rank, " on ", host, " died, or the network between it and this rank broke (",
-              error == 0 ? "it closed the connection without a word" : std::strerror(error), ")");
+void TcpPeer::bye() {
+  if (!gone()) since = Clock::now();
+  left = true;
 }
 
-std::string TcpPeer::gone() const {
-  if (!left) return lost;
-  return text("rank ", rank,
-              " left the group: it destroyed its process group, or its program ended");
+void TcpPeer::end(int error) {
+  lose(text("rank ", rank, " on ", host, " died, or the network between it and this rank broke (",
+            error == 0 ? "it closed the connection without a word" : std::strerror(error), ")"));
 }
+
+void TcpPeer::lose(std::string why) {
+  if (gone()) return;
+  lost = std::move(why);
+  since = Clock::now();
+}
+
+bool TcpPeer::long_gone() const { return gone() && Clock::now() - since >= kNews; }
 
 TcpReceiver::TcpReceiver(TcpPeer& peer, Mailbox& mailbox, TcpEpoll& epoll)
     : peer_(peer), mailbox_(mailbox), epoll_(epoll) {}
@@ -127,7 +134,7 @@ bool TcpReceiver::take_frame(Stream& stream) {
     if (!sound) return lose(stream, "sent bytes of no message"), false;
     stream.body_at = frame.at;
   } else if (frame.kind == FrameKind::Bye) {
-    peer_.left = true;
+    peer_.bye();
   } else {
     return lose(stream, "sent what is no frame of this protocol"), false;
   }
@@ -161,9 +168,8 @@ void TcpReceiver::wake_waiting() {
 }
 
 void TcpReceiver::lose(Stream& stream, const std::string& why) {
-  if (peer_.lost.empty())
-    peer_.lost = text("rank ", peer_.rank, " on ", peer_.host, " ", why,
-                      ": do all ranks run the same version of quoit?");
+  peer_.lose(text("rank ", peer_.rank, " on ", peer_.host, " ", why,
+                  ": do all ranks run the same version of quoit?"));
   stream.socket.close();
 }
 

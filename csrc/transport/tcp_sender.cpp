@@ -33,10 +33,9 @@ TcpSender::TcpSender(int me, TcpPeer& peer, TcpEpoll& epoll, int streams, Second
 Transfer TcpSender::send(Tag tag, ConstBytes data) {
   auto state = std::make_shared<Transfer::State>();
   state->peer = peer_.rank;
-  if (const std::string gone = peer_.gone(); !gone.empty() || !unreachable_why_.empty()) {
-    state->fail(gone.empty() ? unreachable_why_ : gone);
-    return Transfer(std::move(state));
-  }
+  if (!unreachable_why_.empty()) state->fail(unreachable_why_);
+  // To a peer that is gone nothing goes; whoever looks after failures says why.
+  if (peer_.gone() || !unreachable_why_.empty()) return Transfer(std::move(state));
   open();
   messages_.push_back({0, tag, data, state});
   const bool striped = data.size() >= kStripedBytes;
@@ -92,7 +91,8 @@ void TcpSender::next_address(Stream& stream, const std::string& why) {
   unreachable_why_ =
       text("rank ", peer_.rank, " on ", peer_.host, " cannot be reached over TCP (", refused_,
            "). Is a firewall in between? QUOIT_IFACE chooses interfaces, QUOIT_PORTS the ports");
-  fail_all(unreachable_why_);
+  for (const Message& message : messages_) message.state->fail(unreachable_why_);
+  drop_all();
 }
 
 void TcpSender::tend(Clock::time_point now) {
@@ -160,7 +160,7 @@ void TcpSender::listen(Stream& stream) {
       continue;
     }
     const auto frame = std::bit_cast<TcpFrame>(stream.heard);
-    if (frame.kind == FrameKind::Bye) peer_.left = true;
+    if (frame.kind == FrameKind::Bye) peer_.bye();
   }
 }
 
@@ -259,11 +259,10 @@ void TcpSender::want(Stream& stream, std::uint32_t events) {
 void TcpSender::lose(int error) {
   peer_.end(error);
   for (const auto& stream : streams_) stream->socket.close();
-  fail_all(peer_.gone());
+  drop_all();
 }
 
-void TcpSender::fail_all(const std::string& why) {
-  for (const Message& message : messages_) message.state->fail(why);
+void TcpSender::drop_all() {
   messages_.clear();
   for (const auto& stream : streams_) {
     stream->message = messages_.end();

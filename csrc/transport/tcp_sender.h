@@ -84,7 +84,7 @@ class TcpSender {
   void finish_frame(Stream& stream);
   void want(Stream& stream, std::uint32_t events);
   void lose(int error);
-  void fail_all(const std::string& why);
+  void drop_all();
 
   int me_;
   TcpPeer& peer_;
