@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "core/interfaces.h"
 #include "transport/tcp.h"
 #include "world.h"
 
@@ -31,13 +32,15 @@ struct Rank {
   std::unique_ptr<TcpTransport> transport;
 };
 
-std::vector<std::unique_ptr<Rank>> group(int size) {
+// Ranks find each other at `address`, or at all addresses of the loopback interface.
+std::vector<std::unique_ptr<Rank>> group(int size, const std::string& address = {}) {
   std::vector<std::unique_ptr<Rank>> ranks;
   std::vector<TcpEndpoint> endpoints;
   for (int r = 0; r < size; ++r) {
     ranks.push_back(std::make_unique<Rank>(r));
     // By way of text, as ranks of different processes tell each other.
     endpoints.push_back(TcpEndpoint::read(ranks.back()->transport->endpoint().written()));
+    if (!address.empty()) endpoints.back().addresses = {address};
   }
   for (const auto& rank : ranks) rank->transport->meet(endpoints, {"alpha", "beta", "gamma"});
   return ranks;
@@ -85,6 +88,20 @@ void messages_arrive_whole_and_in_order() {
   }
   for (unsigned i = 0; i < 120; ++i)
     EXPECT(sent[i] == received[i], "message ", i, " of ", sent[i].size(), " bytes differs");
+}
+
+void either_family_of_addresses_works() {
+  for (const Interface& one : reachable(interfaces(), "lo")) {  // ::1 where the host has IPv6
+    const auto ranks = group(2, one.address);
+    const auto sent = pattern(100'000, 3);
+    std::vector<std::byte> received(sent.size());
+    Transfer receive = ranks[1]->mailbox.post(0, 0, received);
+    const Transfer send = ranks[0]->transport->send(1, 0, sent);
+    progress_until(ranks, [&] { return receive.ready(); }, one.address.c_str());
+    receive.result();
+    EXPECT(sent == received, "a message to ", one.address, " differs");
+    std::printf("by way of %s: ok\n", one.address.c_str());
+  }
 }
 
 void cancelled_memory_is_left_alone() {
@@ -244,6 +261,7 @@ void ports_are_chosen_and_checked() {
 
 int main() {
   messages_arrive_whole_and_in_order();
+  either_family_of_addresses_works();
   cancelled_memory_is_left_alone();
   a_rank_that_leaves_is_told_from_one_that_dies();
   whoever_cannot_be_reached_is_named();
