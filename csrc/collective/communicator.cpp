@@ -37,6 +37,7 @@ Communicator::Communicator(Engine& engine, Membership membership)
   QUOIT_CHECK(
       us_.algorithm != Algorithm::Direct || shape_.hosts == 1, UsageError,
       "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");
+  board().use(engine_.arena());
   engine_.join(*this);
 }
 

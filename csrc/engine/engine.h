@@ -13,6 +13,7 @@
 
 #include "engine/callbacks.h"
 #include "engine/group.h"
+#include "transport/arena.h"
 #include "transport/bell.h"
 #include "transport/shared_memory.h"
 
@@ -31,6 +32,9 @@ class Engine {
   // Where this process is woken; peers on this host map it by name.
   [[nodiscard]] Bell& bell() { return *reinterpret_cast<Bell*>(bell_memory_->data()); }
   [[nodiscard]] std::shared_ptr<SharedMemory> bell_memory() const { return bell_memory_; }
+
+  // Memory that ranks of this host read where it lies.
+  [[nodiscard]] Arena& arena() { return arena_; }
 
   void join(Group& group);
 
@@ -93,6 +97,7 @@ class Engine {
   void hand_over();
 
   std::shared_ptr<SharedMemory> bell_memory_;
+  Arena arena_;
   std::mutex driving_;
   std::vector<Group*> groups_;                   // guarded by driving_
   std::vector<std::shared_ptr<Work>> finished_;  // guarded by driving_; freed outside it

@@ -8,6 +8,7 @@
 #include "core/host.h"
 #include "core/interfaces.h"
 #include "kernels/reduce.h"
+#include "python/arena.h"
 #include "python/costs.h"
 #include "transport/mpi.h"
 
@@ -240,6 +241,10 @@ void bind_communicator(py::module_& m) {
                return c.measure(passes, std::move(o));
              });
            })
+      .def("allocate",
+           [](PyCommunicator& self, std::size_t bytes) {
+             return PyMemory{self.open().engine().arena().allocate(bytes), bytes};
+           })
       .def_property_readonly("costs", [](PyCommunicator& self) { return self.open().costs(); })
       .def("send",
            [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int to,
@@ -385,6 +390,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Quoit's native runtime. Use it through the package `quoit`.";
   quoit::bind_errors(m);
   quoit::bind_communicator(m);
+  quoit::bind_arena(m);
   quoit::bind_costs(m);
   quoit::bind_connect(m);
   m.def(

@@ -68,6 +68,23 @@ ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& stor
 
 ProcessGroupQuoit::~ProcessGroupQuoit() = default;
 
+// Worth it only where somebody shares memory with this rank.
+bool ProcessGroupQuoit::supportsTensorAlloc(c10::DeviceIndex /*device*/) {
+  return communicator_ != nullptr && communicator_->shape().ranks_per_host > 1;
+}
+
+at::Tensor ProcessGroupQuoit::allocateTensor(long size, at::TensorOptions options) {
+  return translated([&] {
+    QUOIT_CHECK(options.device().is_cpu(), UsageError, "allocate_tensor: asked for memory on ",
+                options.device().str(), "; quoit has that of the CPU");
+    const std::size_t bytes = static_cast<std::size_t>(size) * options.dtype().itemsize();
+    std::shared_ptr<std::byte> memory = communicator().engine().arena().allocate(bytes);
+    std::byte* const data = memory.get();
+    const auto free = [memory = std::move(memory)](void*) mutable { memory.reset(); };
+    return at::from_blob(data, {size}, free, options);
+  });
+}
+
 Communicator& ProcessGroupQuoit::communicator() {
   QUOIT_CHECK(communicator_ != nullptr, TransportError,
               "this process group was shut down: call init_process_group again");

@@ -43,6 +43,10 @@ class ProcessGroupQuoit final : public c10d::Backend {
   c10::intrusive_ptr<Backend> shrink(const std::vector<int64_t>& ranks_to_exclude, int shrink_flags,
                                      const c10::intrusive_ptr<Options>& opts_override);
 
+  // Memory that the other ranks of this host read in place: DDP's buckets and FSDP2's buffers.
+  bool supportsTensorAlloc(c10::DeviceIndex device) override;
+  at::Tensor allocateTensor(long size, at::TensorOptions options) override;
+
   // Regions belong to the thread that starts them. supportsCoalescing stays false: it would only
   // make batch_isend_irecv hand out one Work instead of one for each message.
   void startCoalescing() override;

@@ -12,6 +12,7 @@
 
 #include "core/call.h"
 #include "core/pollable.h"
+#include "transport/arena.h"
 #include "transport/bell.h"
 #include "transport/slot_writer.h"
 
@@ -42,6 +43,10 @@ class Board {
 
   // Fills this rank's slots.
   [[nodiscard]] SlotWriter& writer() { return writer_; }
+
+  // Where the tensors are that ranks share; set once, before the first round.
+  void use(Arena& arena) { arena_ = &arena; }
+  [[nodiscard]] Arena& arena() const { return *arena_; }
 
   // The round this rank publishes next.
   [[nodiscard]] Round next() const { return next_; }
@@ -76,6 +81,7 @@ class Board {
   std::vector<Bell*> bells_;
   Round next_ = 0;
   SlotWriter writer_;
+  Arena* arena_ = nullptr;
 };
 
 // Waits until ranks [first, last) have published `round`, and checks that they make the same call.

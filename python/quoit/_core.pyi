@@ -20,6 +20,11 @@ class Work:
     def done(self) -> bool: ...
     def wait(self, timeout: float = 0.0) -> None: ...
 
+class Memory:
+    """Zeroed bytes that the other ranks of this host can read in place; has a buffer."""
+
+    def __buffer__(self, flags: int) -> memoryview: ...
+
 class Costs:
     """Seconds, and seconds per byte, of the model in csrc/collective/cost.h."""
 
@@ -54,6 +59,7 @@ class Communicator:
     scatter: _Start
     barrier: _Start
     measure: _Start
+    def allocate(self, bytes: int) -> Memory: ...
     costs: Costs
     send: _Start
     recv: _Start
