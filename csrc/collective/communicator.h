@@ -10,7 +10,7 @@
 
 #include "collective/hierarchy.h"
 #include "collective/messages.h"
-#include "engine/engine.h"
+#include "engine/attempt.h"
 #include "transport/host_segment.h"
 
 namespace quoit {
@@ -34,7 +34,8 @@ struct Membership {
   Algorithm algorithm = Algorithm::Auto;
 };
 
-// How to make one call.
+// How to make one call. In Mode::Now it returns null when it is over and went well; otherwise the
+// handle must be waited for at once, and given what `keep` would have held (Work::hold).
 struct CallOptions {
   Seconds timeout{0};  // 0: the group's
   Engine::Mode mode = Engine::Mode::Foreground;
@@ -106,6 +107,7 @@ class Communicator final : public Group {
 
   // For the engine.
   bool progress() override { return us_.network->progress(); }
+  void ring_peers() override { board().ring_peers(); }
   std::optional<std::string> failure(bool thorough) override;
   std::optional<std::string> departed(int peer) override;
   void announce_fault(const std::string& why) override;

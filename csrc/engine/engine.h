@@ -49,12 +49,13 @@ class Engine {
     AtOnce,  // side by side with everything (point-to-point)
   };
   enum class Mode {
+    Now,         // the caller waits at once, and needs no handle on what is done: see Attempt
     Foreground,  // the caller waits at once
     Background,  // the caller goes on computing
   };
 
   // Starts `task` as soon as its turn comes. Throws the group's first failure if it has failed.
-  void submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode);
+  void submit(Group& group, std::shared_ptr<Work> work, Flow flow, Order order, Mode mode);
 
   // Returns when `work` is done, driving meanwhile. Throws what the work failed with, or
   // TimeoutError at `deadline` (the work then goes on until its own deadline).
@@ -74,12 +75,17 @@ class Engine {
   void stop();
 
  private:
+  friend class Attempt;
   class Turn;
   class Waiting;
   class Patience;
 
+  static void check_not_forked();
+  void let_go();
+  void enqueue(Group& group, Job job, Order order);
   bool sweep();
   bool advance(Group& group);
+  bool step(Group& group);
   void finish(Job& job, std::exception_ptr error);
   void fail(Group& group, const std::string& why) { fail(group, why, why); }
   // `told` is what the other ranks hear: of somebody else's fault, without this rank's part in it.

@@ -38,7 +38,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int 
     auto work =
         start(operands, kNoTimeout, /*background=*/true,
               [&](Communicator& c, CallOptions o) { return c.send(data, to, tag, std::move(o)); });
-    return hand_out({std::move(work)}, c10d::OpType::SEND, {}, tensors);
+    return hand_out(std::move(work), c10d::OpType::SEND, {}, tensors);
   });
 }
 
@@ -49,7 +49,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::recv(Tensors& tensors, int from, in
     auto work = start(
         operands, kNoTimeout, /*background=*/true,
         [&](Communicator& c, CallOptions o) { return c.recv(data, from, tag, std::move(o)); });
-    return hand_out({std::move(work)},
+    return hand_out(std::move(work),
                     from == kAnySource ? c10d::OpType::RECVANYSOURCE : c10d::OpType::RECV, tensors,
                     tensors);
   });
