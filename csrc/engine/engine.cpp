@@ -15,6 +15,8 @@ using namespace std::chrono_literals;
 constexpr auto kSpin = 100us;            // waiting caller, a core each
 constexpr auto kYield = 500us;           // waiting caller, more ranks than cores
 constexpr auto kBackgroundSpin = 20us;   // background thread: the caller computes meanwhile
+constexpr auto kDoze = 200us;            // background thread: waits for those who do not wait
+constexpr int kDozes = 25;               // in a row without anything to look after
 constexpr auto kLongestNap = 20ms;       // when arrivals ring the bell
 constexpr auto kPollNap = 50us;          // when they do not
 constexpr auto kPatrol = 1ms;            // deadlines and faults
@@ -211,7 +213,9 @@ void Engine::submit(Group& group, std::shared_ptr<Work> work, Flow flow, Order o
     QUOIT_CHECK(group.broken_.empty(), TransportError, group.broken_);
     enqueue(group, Job(std::move(flow), std::move(work)), order);
   }
-  if (mode == Mode::Background) drive_in_background();
+  if (mode == Mode::Either) undecided_.fetch_add(1);
+  if (mode == Mode::Background || mode == Mode::Either)
+    drive_in_background(/*at_once=*/mode == Mode::Background);
 }
 
 void Engine::enqueue(Group& group, Job job, Order order) {
@@ -221,8 +225,9 @@ void Engine::enqueue(Group& group, Job job, Order order) {
   if (order == Order::AtOnce || jobs.size() == 1) advance(group);
 }
 
-void Engine::drive_in_background() {
+void Engine::drive_in_background(bool at_once) {
   if (in_flight_.load() == 0 || waiters_.load() > 0 || !background_allowed_) return;
+  if (!at_once && dozing_) return;
   const std::lock_guard lock(idle_mutex_);
   if (stopping_) return;
   if (!background_.joinable()) background_ = std::thread([this] { run_background(); });
@@ -286,10 +291,24 @@ void Engine::run_background() {
   const auto useful = [this] {
     return in_flight_.load() > 0 && waiters_.load() == 0 && !stopping_;
   };
+  // To wake this thread takes longer than a short message does. So while the program makes calls
+  // that it may wait for at once, the thread need not be woken: it looks again every now and then.
+  int dozes = 0;
+  unsigned seen = undecided_;
   std::unique_lock lock(idle_mutex_);
   while (!stopping_) {
     if (!useful()) {
-      idle_.wait(lock);
+      if (const unsigned now = undecided_; now != seen) {
+        seen = now;
+        dozes = kDozes;
+      }
+      dozing_ = dozes > 0;
+      if (dozes > 0) {
+        --dozes;
+        idle_.wait_for(lock, kDoze);
+      } else if (!useful()) {  // asked once more, now that nobody counts on this thread
+        idle_.wait(lock);
+      }
       continue;
     }
     lock.unlock();

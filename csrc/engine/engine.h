@@ -52,6 +52,7 @@ class Engine {
     Now,         // the caller waits at once, and needs no handle on what is done: see Attempt
     Foreground,  // the caller waits at once
     Background,  // the caller goes on computing
+    Either,      // the caller does not say: torch's send and recv
   };
 
   // Starts `task` as soon as its turn comes. Throws the group's first failure if it has failed.
@@ -63,7 +64,7 @@ class Engine {
 
   // For work that nobody will wait() for but whose future somebody has: keeps the background thread
   // on.
-  void drive_in_background();
+  void drive_in_background(bool at_once = true);
 
   // Called every 50 ms or so by threads that wait; may throw to end the wait (Ctrl-C).
   void set_interrupt(std::function<void()> check);
@@ -114,6 +115,8 @@ class Engine {
   std::atomic<int> bystanders_{0};     // those waiters
   std::atomic<bool> stopping_{false};  // changed under idle_mutex_
   std::atomic<bool> background_allowed_{true};
+  std::atomic<bool> dozing_{false};     // the background thread looks again by itself, soon
+  std::atomic<unsigned> undecided_{0};  // submitted in Mode::Either, ever
   std::thread background_;
   Callbacks callbacks_;
   std::function<void()> interrupt_;

@@ -94,6 +94,9 @@ class ProcessGroupQuoit final : public c10d::Backend {
   template <class Start>
   Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
                              bool background, Start start_call);
+  template <class Start>
+  Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
+                             Engine::Mode mode, Start start_call);
   // `inputs` is what a profiler is told of. Null, as torch allows for calls that are not
   // asynchronous, when all is over already.
   Handle hand_out(Communicator::Handle work, c10d::OpType type, const Tensors& outputs,
@@ -145,13 +148,21 @@ template <class Start>
 Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
                                               std::chrono::milliseconds timeout, bool background,
                                               Start start_call) {
+  const Engine::Mode mode = background   ? Engine::Mode::Background
+                            : observed() ? Engine::Mode::Foreground
+                                         : Engine::Mode::Now;
+  return start(operands, timeout, mode, start_call);
+}
+
+template <class Start>
+Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
+                                              std::chrono::milliseconds timeout, Engine::Mode mode,
+                                              Start start_call) {
   CallOptions options;
   if (timeout > kNoTimeout) options.timeout = timeout;
-  options.mode = background   ? Engine::Mode::Background
-                 : observed() ? Engine::Mode::Foreground
-                              : Engine::Mode::Now;
+  options.mode = mode;
   options.epilogue = operands.epilogue();
-  if (options.mode != Engine::Mode::Now) {
+  if (mode != Engine::Mode::Now) {
     options.keep = operands.keep();
     return start_call(communicator(), std::move(options));
   }
