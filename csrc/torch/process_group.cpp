@@ -1,6 +1,7 @@
 #include "torch/process_group.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <algorithm>
 
@@ -170,6 +171,7 @@ c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::related(
 void ProcessGroupQuoit::startCoalescing() {
   const std::lock_guard lock(mutex_);
   coalescing_ = Coalescing{std::this_thread::get_id(), {}, {}};
+  in_region_ = true;
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
@@ -178,6 +180,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
     {
       const std::lock_guard lock(mutex_);
       region.swap(coalescing_);
+      in_region_ = false;
     }
     QUOIT_CHECK(region, UsageError, "endCoalescing without startCoalescing");
     communicator();
@@ -187,10 +190,22 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
   });
 }
 
+bool ProcessGroupQuoit::observed() const {
+  return in_region_ || WorkQuoit::profiled() || c10d::allow_inflight_collective_as_graph_input();
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(Communicator::Handle work, c10d::OpType type,
+                                                      const Tensors& outputs,
+                                                      const Tensors& inputs) {
+  if (!work) return nullptr;
+  return hand_out(std::vector{std::move(work)}, type, outputs, inputs);
+}
+
 ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(std::vector<Communicator::Handle> parts,
                                                       c10d::OpType type, Tensors outputs,
                                                       const Tensors& inputs) {
-  {
+  if (std::erase(parts, nullptr) > 0 && parts.empty()) return nullptr;
+  if (in_region_) {
     const std::lock_guard lock(mutex_);
     if (coalescing_ && coalescing_->thread == std::this_thread::get_id()) {
       coalescing_->parts.insert(coalescing_->parts.end(), parts.begin(), parts.end());

@@ -98,9 +98,18 @@ class ProcessGroupQuoit final : public c10d::Backend {
   template <class Start>
   Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
                              bool background, Start start_call);
-  // `inputs` is what a profiler is told of.
+  template <class Start>
+  Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
+                             Engine::Mode mode, Start start_call);
+  // `inputs` is what a profiler is told of. Null, as torch allows for calls that are not
+  // asynchronous, when all is over already.
+  Handle hand_out(Communicator::Handle work, c10d::OpType type, const Tensors& outputs,
+                  const Tensors& inputs);
   Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs,
                   const Tensors& inputs);
+
+  // Whether somebody wants to see a Work even of a call that is over.
+  [[nodiscard]] bool observed() const;
 
   // Throws the reason once the group has been shut down.
   Communicator& communicator();
@@ -120,6 +129,7 @@ class ProcessGroupQuoit final : public c10d::Backend {
   std::atomic<std::uint64_t> monitored_{0};  // monitored barriers
   std::mutex mutex_;
   std::optional<Coalescing> coalescing_;  // guarded by mutex_
+  std::atomic<bool> in_region_{false};    // whether there is one
 };
 
 // Runs a method's body; our errors come out as torch's.
@@ -142,12 +152,27 @@ template <class Start>
 Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
                                               std::chrono::milliseconds timeout, bool background,
                                               Start start_call) {
+  const Engine::Mode mode = background   ? Engine::Mode::Background
+                            : observed() ? Engine::Mode::Foreground
+                                         : Engine::Mode::Now;
+  return start(operands, timeout, mode, start_call);
+}
+
+template <class Start>
+Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
+                                              std::chrono::milliseconds timeout, Engine::Mode mode,
+                                              Start start_call) {
   CallOptions options;
   if (timeout > kNoTimeout) options.timeout = timeout;
-  options.mode = background ? Engine::Mode::Background : Engine::Mode::Foreground;
-  options.keep = operands.keep();
+  options.mode = mode;
   options.epilogue = operands.epilogue();
-  return start_call(communicator(), std::move(options));
+  if (mode != Engine::Mode::Now) {
+    options.keep = operands.keep();
+    return start_call(communicator(), std::move(options));
+  }
+  auto work = start_call(communicator(), std::move(options));
+  if (work) work->hold(operands.keep());
+  return work;
 }
 
 }  // namespace quoit

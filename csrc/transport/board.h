@@ -51,8 +51,10 @@ class Board {
   // The round this rank publishes next.
   [[nodiscard]] Round next() const { return next_; }
 
-  // Publishes this rank's part of round next(); returns its number.
+  // Publishes this rank's part of round next(); returns its number. Ranks that sleep do not hear of
+  // it before ring_peers(): the fence that this takes would have to wait for the published line.
   Round publish(const Call& call);
+  void ring_peers();
 
   [[nodiscard]] bool published(int rank, Round round) const {
     return line(rank, round).published.load(std::memory_order_acquire) == round + 1;
@@ -80,6 +82,7 @@ class Board {
   std::vector<int> names_;
   std::vector<Bell*> bells_;
   Round next_ = 0;
+  Round rung_ = 0;  // rounds that ring_peers() was called for
   SlotWriter writer_;
   Arena* arena_ = nullptr;
 };
