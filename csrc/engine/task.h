@@ -86,9 +86,7 @@ struct Task::promise_type {
   struct Blocked {
     P& pollable;
     bool await_ready() { return pollable.ready(); }
-    void await_suspend(Handle self) {
-      *self.promise().stand = {self, &pollable};
-    }
+    void await_suspend(Handle self) { *self.promise().stand = {self, &pollable}; }
     decltype(auto) await_resume() { return pollable.result(); }
   };
   template <class P>
