@@ -1,49 +1,14 @@
 #include "collective/communicator.h"
 
 #include <algorithm>
-#include <map>
-#include <numeric>
+
+#include "collective/placement.h"
+#include "collective/recursive.h"
 
 namespace quoit {
 namespace {
 
 constexpr Seconds kGrace{5};  // for collectives in flight when the group is shut down
-
-// Below this a tree's fewer steps win over a chain's fewer bytes.
-constexpr std::size_t kTree = 64 * 1024;
-
-Ring ring_by_host(const Membership& us) {
-  Ring ring;
-  ring.ranks.resize(us.host_of.size());
-  std::iota(ring.ranks.begin(), ring.ranks.end(), 0);
-  std::stable_sort(ring.ranks.begin(), ring.ranks.end(), [&](int a, int b) {
-    return us.host_of[static_cast<std::size_t>(a)] < us.host_of[static_cast<std::size_t>(b)];
-  });
-  ring.position = static_cast<int>(std::find(ring.ranks.begin(), ring.ranks.end(), us.rank) -
-                                   ring.ranks.begin());
-  return ring;
-}
-
-Lanes lanes_over(const Membership& us) {
-  std::map<int, std::vector<int>> hosts;
-  for (std::size_t rank = 0; rank < us.host_of.size(); ++rank)
-    hosts[us.host_of[rank]].push_back(static_cast<int>(rank));
-  const std::vector<int>& here = hosts[us.host_of[static_cast<std::size_t>(us.rank)]];
-  const auto local =
-      static_cast<std::size_t>(std::find(here.begin(), here.end(), us.rank) - here.begin());
-
-  Lanes lanes;
-  lanes.count = static_cast<int>(us.host_of.size());
-  for (const auto& [host, ranks] : hosts)
-    lanes.count = std::min(lanes.count, static_cast<int>(ranks.size()));
-  lanes.member = static_cast<int>(local) < lanes.count;
-  if (!lanes.member) return lanes;
-  for (const auto& [host, ranks] : hosts) lanes.ring.ranks.push_back(ranks[local]);
-  lanes.ring.position =
-      static_cast<int>(std::find(lanes.ring.ranks.begin(), lanes.ring.ranks.end(), us.rank) -
-                       lanes.ring.ranks.begin());
-  return lanes;
-}
 
 bool equal_sizes(const std::vector<View>& views) {
   return std::all_of(views.begin(), views.end(),
@@ -59,27 +24,18 @@ std::vector<View> in_ring_order(const std::vector<View>& by_rank, const Ring& ri
 
 }  // namespace
 
-Algorithm algorithm_named(const std::string& name) {
-  if (name == "auto") return Algorithm::Auto;
-  if (name == "direct") return Algorithm::Direct;
-  if (name == "ring") return Algorithm::Ring;
-  if (name == "hierarchy") return Algorithm::Hierarchy;
-  throw UsageError(
-      text("algorithm '", name, "' is not known: choose auto, direct, ring or hierarchy"));
-}
-
 Communicator::Communicator(Engine& engine, Membership membership)
     : engine_(engine),
       us_(std::move(membership)),
-      one_host_(us_.segment->board().size() == size()),
-      direct_(one_host_ && us_.algorithm != Algorithm::Ring),
+      shape_(shape_of(us_.host_of)),
+      direct_(shape_.hosts == 1 && !made_of_messages(us_.algorithm)),
       oversubscribed_(us_.segment->oversubscribed()),
-      ring_(ring_by_host(us_)),
-      lanes_(lanes_over(us_)),
-      hierarchy_(!one_host_ && (us_.algorithm == Algorithm::Hierarchy ||
-                                (us_.algorithm == Algorithm::Auto && lanes_.count > 1))) {
+      ring_(ring_by_host(us_.host_of, us_.rank)),
+      lanes_(lanes_over(us_.host_of, us_.rank)),
+      costs_(us_.costs.value_or(Costs{})),
+      costs_settled_(us_.costs || us_.algorithm != Algorithm::Auto) {
   QUOIT_CHECK(
-      us_.algorithm != Algorithm::Direct || one_host_, UsageError,
+      us_.algorithm != Algorithm::Direct || shape_.hosts == 1, UsageError,
       "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");
   engine_.join(*this);
 }
@@ -100,10 +56,14 @@ Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduc
   const ReduceStep step = step_of(in.dtype, reduction);
   const Call call = next_call(Op::AllReduce, in.dtype, in.count, -1, reduction.op);
   if (direct_) return start(call, direct_all_reduce(board(), call, in, out, step), options);
-  Task task = hierarchy_ ? hierarchical_all_reduce(board(), *us_.network, lanes_, call, in, out,
-                                                   step, workspace_)
-                         : ring_all_reduce(*us_.network, ring_, in, out, step, workspace_);
-  return start(call, greeted(call, std::move(task)), options);
+  const auto by = [=, this](Algorithm way) {
+    if (way == Algorithm::Hierarchy)
+      return hierarchical_all_reduce(board(), *us_.network, lanes_,
+                                     choose_across(static_cast<double>(in.bytes()), shape_, costs_),
+                                     call, in, out, step, workspace_);
+    return message_all_reduce(way, *us_.network, ring_, in, out, step, workspace_);
+  };
+  return start(call, routed(call, in.bytes(), by), options);
 }
 
 Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction, int root,
@@ -115,18 +75,23 @@ Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction
   const ReduceStep step = step_of(in.dtype, reduction);
   const Call call = next_call(Op::Reduce, in.dtype, in.count, root, reduction.op);
   if (direct_) return start(call, direct_reduce(board(), call, in, out, step, root), options);
-  return start(call,
-               greeted(call, ring_reduce(*us_.network, ring_, in, out, step, root, workspace_)),
-               options);
+  const auto by = [=, this](Algorithm way) {
+    return way == Algorithm::Tree
+               ? tree_reduce(*us_.network, ring_, in, out, step, root, workspace_)
+               : ring_reduce(*us_.network, ring_, in, out, step, root, workspace_);
+  };
+  return start(call, routed(call, in.bytes(), by), options);
 }
 
 Communicator::Handle Communicator::broadcast(View data, int root, CallOptions options) {
   check_rank(root, "root");
   const Call call = next_call(Op::Broadcast, data.dtype, data.count, root);
   if (direct_) return start(call, direct_broadcast(board(), call, data, root), options);
-  Task task = data.bytes() < kTree ? tree_broadcast(*us_.network, ring_, data, root)
-                                   : chain_broadcast(*us_.network, ring_, data, root);
-  return start(call, greeted(call, std::move(task)), options);
+  const auto by = [=, this](Algorithm way) {
+    return way == Algorithm::Tree ? tree_broadcast(*us_.network, ring_, data, root)
+                                  : chain_broadcast(*us_.network, ring_, data, root);
+  };
+  return start(call, routed(call, data.bytes(), by), options);
 }
 
 Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out,
@@ -143,10 +108,12 @@ Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out
   call.blocks = digest_of_sizes(in);
   if (direct_)
     return start(call, direct_reduce_scatter(board(), call, std::move(in), out, step), options);
-  return start(call,
-               greeted(call, ring_reduce_scatter(*us_.network, ring_, in_ring_order(in, ring_), out,
-                                                 step, workspace_)),
-               options);
+  const auto by = [=, this, blocks = in_ring_order(in, ring_)](Algorithm way) {
+    return way == Algorithm::Halving
+               ? halving_reduce_scatter(*us_.network, ring_, blocks, out, step, workspace_)
+               : ring_reduce_scatter(*us_.network, ring_, blocks, out, step, workspace_);
+  };
+  return start(call, routed(call, total * size_of(out.dtype), by), options);
 }
 
 Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
@@ -159,10 +126,19 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
   for (const View& out : outs) total += out.count;
   Call call = next_call(Op::AllGather, in.dtype, total);
   call.blocks = digest_of_sizes(outs);
-  if (direct_) return start(call, direct_all_gather(board(), call, in, std::move(outs)), options);
-  return start(call,
-               greeted(call, ring_all_gather(*us_.network, ring_, in, in_ring_order(outs, ring_))),
-               options);
+  return start(call, gather_all(call, in, std::move(outs)), options);
+}
+
+Task Communicator::gather_all(Call call, View in, std::vector<View> outs) {
+  if (direct_) return direct_all_gather(board(), call, in, std::move(outs));
+  std::size_t bytes = 0;
+  for (const View& out : outs) bytes += out.bytes();
+  const auto by = [=, this, blocks = in_ring_order(outs, ring_)](Algorithm way) {
+    return way == Algorithm::Doubling
+               ? doubling_all_gather(*us_.network, ring_, in, blocks, workspace_)
+               : ring_all_gather(*us_.network, ring_, in, blocks);
+  };
+  return routed(call, bytes, by);
 }
 
 Communicator::Handle Communicator::all_gather_later(DType dtype, std::function<Gathering()> prepare,
@@ -173,10 +149,7 @@ Communicator::Handle Communicator::all_gather_later(DType dtype, std::function<G
 
 Task Communicator::gather_later(Call call, std::function<Gathering()> prepare) {
   const Gathering now = prepare();
-  Task task = direct_ ? direct_all_gather(board(), call, now.in, now.outs)
-                      : greeted(call, ring_all_gather(*us_.network, ring_, now.in,
-                                                      in_ring_order(now.outs, ring_)));
-  co_await std::move(task);
+  co_await gather_all(call, now.in, now.outs);
 }
 
 Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector<View> outs,
@@ -239,6 +212,12 @@ Communicator::Handle Communicator::barrier(CallOptions options) {
   return start(call, greeted(call, dissemination_barrier(*us_.network, ring_)), options);
 }
 
+Communicator::Handle Communicator::measure(int passes, CallOptions options) {
+  // The count makes it differ from an ordinary barrier.
+  const Call call = next_call(Op::Barrier, DType::UInt8, static_cast<std::size_t>(passes));
+  return start(call, greeted(call, settle_costs(call, passes)), options);
+}
+
 Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions options) {
   check_rank(to, "destination");
   check_tag(tag, "send");
@@ -292,12 +271,22 @@ ReduceStep Communicator::step_of(DType dtype, Reduction reduction) const {
 
 // Ranks compare calls before they exchange messages. Those that share one host do it on the board,
 // where a direct collective would look, so that ranks which go different ways find out as well.
+Task Communicator::greeting(Call call) {
+  if (shape_.hosts == 1) return direct_barrier(board(), call);
+  return greet(*us_.network, ring_, call);
+}
+
 Task Communicator::greeted(Call call, Task then) {
-  if (one_host_)
-    co_await direct_barrier(board(), call);
-  else
-    co_await greet(*us_.network, ring_, call);
+  co_await greeting(call);
   co_await std::move(then);
+}
+
+// The same for collectives that can go several ways: `make(way)` is the task.
+template <class Make>
+Task Communicator::routed(Call call, std::size_t bytes, Make make) {
+  co_await greeting(call);
+  if (!costs_settled_) co_await settle_costs(call, 1);
+  co_await make(way_for(call, bytes));
 }
 
 Communicator::Handle Communicator::begin(const Call& call, CallOptions& options) const {

@@ -5,19 +5,18 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "collective/cost.h"
 #include "collective/hierarchy.h"
 #include "collective/messages.h"
 #include "engine/engine.h"
 #include "transport/host_segment.h"
 
 namespace quoit {
-
-// Which way collectives go: Auto picks by size and place; the others are for tests and benchmarks.
-enum class Algorithm : std::uint8_t { Auto, Direct, Ring, Hierarchy };
-Algorithm algorithm_named(const std::string& name);
 
 // The stream of monitored barriers; user tags are 0 or more, those below are in transport.h.
 inline constexpr Tag kMonitorTag = -3;
@@ -31,7 +30,8 @@ struct Membership {
   std::unique_ptr<HostSegment> segment;     // of the ranks on this host
   std::unique_ptr<Network> network;
   Seconds timeout{1800};
-  Algorithm algorithm = Algorithm::Auto;
+  Algorithm algorithm = Algorithm::Auto;  // Auto picks by size and place; others are for tests
+  std::optional<Costs> costs;             // of the links; measured when they are first needed
 };
 
 // How to make one call.
@@ -92,6 +92,12 @@ class Communicator final : public Group {
 
   Handle barrier(CallOptions options = {});
 
+  // Measures what the links of the group cost, `passes` times over, and goes by that from now on.
+  // Collective; costs() is the result once the handle is done.
+  Handle measure(int passes, CallOptions options = {});
+  [[nodiscard]] const Costs& costs() const { return costs_; }
+  [[nodiscard]] const Shape& shape() const { return shape_; }
+
   // Messages match by (sender, tag), in order; tag >= 0, or kMonitorTag. `from` may be kAnySource;
   // see Work::source.
   Handle send(View data, int to, Tag tag, CallOptions options = {});
@@ -122,7 +128,14 @@ class Communicator final : public Group {
   [[nodiscard]] Handle begin(const Call& call, CallOptions& options) const;
   Handle start(const Call& call, Task task, CallOptions& options,
                Engine::Order order = Engine::Order::InTurn);
+  [[nodiscard]] Task greeting(Call call);
   [[nodiscard]] Task greeted(Call call, Task then);
+  template <class Make>
+  [[nodiscard]] Task routed(Call call, std::size_t bytes, Make make);
+  [[nodiscard]] Task settle_costs(Call call, int passes);
+  [[nodiscard]] Algorithm way_for(const Call& call, std::size_t bytes);
+  void log_choice(const Call& call, std::size_t bytes, const Choice& choice);
+  [[nodiscard]] Task gather_all(Call call, View in, std::vector<View> outs);
   [[nodiscard]] Task gather_later(Call call, std::function<Gathering()> prepare);
   [[nodiscard]] Board& board() { return us_.segment->board(); }
   void check_rank(int rank, const char* what) const;
@@ -131,12 +144,14 @@ class Communicator final : public Group {
 
   Engine& engine_;
   Membership us_;
-  bool one_host_;  // the board reaches everybody
-  bool direct_;    // and is to be used
+  Shape shape_;
+  bool direct_;  // the board reaches everybody, and is to be used
   bool oversubscribed_;
   Ring ring_;  // all ranks, hosts one after another
   Lanes lanes_;
-  bool hierarchy_;
+  Costs costs_;
+  bool costs_settled_;
+  std::set<std::string> told_;  // choices that were logged
   std::shared_ptr<Workspace> workspace_ = std::make_shared<Workspace>();
   std::atomic<std::uint32_t> sequence_{0};
 };

@@ -115,6 +115,7 @@ ConnectOptions ConnectOptions::from_environment() {
   options.tcp.ports = env::read("QUOIT_PORTS").value_or("");
   if (const auto streams = env::read_number("QUOIT_STREAMS"))
     options.tcp.streams = static_cast<int>(*streams);
+  if (const auto path = env::read("QUOIT_TUNING")) options.costs = read_costs(*path);
   return options;
 }
 
@@ -128,6 +129,7 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   us.rank = rank;
   us.timeout = options.timeout;
   us.algorithm = algorithm_named(options.algorithm);
+  us.costs = options.costs;
   us.network = std::make_unique<Network>(rank, size);
 
   // First: who is where. A rank that shall share no memory counts as a host of its own.
@@ -229,6 +231,7 @@ std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts,
     us.host_of = host_of;
     us.timeout = options.timeout;
     us.algorithm = algorithm_named(options.algorithm);
+    us.costs = options.costs;
     for (const ThreadRank& rank : world) us.keep.push_back(rank.engine->bell_memory());
     us.network = std::move(networks[r]);
     if (tcp) {

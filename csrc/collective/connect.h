@@ -2,6 +2,7 @@
 // How ranks become a group.
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,13 +21,14 @@ struct ConnectOptions {
   int mpi_size = 0;         // how many ranks that launcher started
 
   // Fills in what the environment says: QUOIT_TRANSPORT, QUOIT_ALGORITHM, QUOIT_TIMEOUT_S,
-  // QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS. Arguments win over the environment.
+  // QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS, QUOIT_TUNING. Arguments win over the environment.
   //
   // transport: "shm" refuses several hosts; "mpi" or "tcp" uses that for every pair of ranks,
   // "shm+mpi" or "shm+tcp" between hosts only; "auto" is shm inside a host, and between hosts MPI
   // under an mpirun and TCP elsewhere.
   std::string transport = "auto";
   std::string algorithm = "auto";
+  std::optional<Costs> costs;  // of the links; the file that QUOIT_TUNING names, or measured
   TcpOptions tcp;
   static ConnectOptions from_environment();
 };

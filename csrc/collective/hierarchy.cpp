@@ -2,8 +2,9 @@
 
 namespace quoit {
 
-Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Call call, View in, View out,
-                             ReduceStep step, std::shared_ptr<Workspace> workspace) {
+Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Algorithm across, Call call,
+                             View in, View out, ReduceStep step,
+                             std::shared_ptr<Workspace> workspace) {
   // Shard l belongs to lane l; local ranks outside the lanes own nothing.
   std::vector<View> parts;
   std::vector<View> shards;
@@ -17,12 +18,12 @@ Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Call call,
   }
   const View mine = shards[static_cast<std::size_t>(board.rank())];
 
-  // Only the ring divides: the average is over all ranks of all hosts.
+  // Only the lanes divide: the average is over all ranks of all hosts.
   co_await direct_reduce_scatter(board, call, parts, mine, {step.op, step.factor, 1});
   if (lanes.member) {
-    const ReduceStep across{step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0,
-                            step.divide_by};
-    co_await ring_all_reduce(net, lanes.ring, mine, mine, across, workspace);
+    const ReduceStep now{step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0,
+                         step.divide_by};
+    co_await message_all_reduce(across, net, lanes.ring, mine, mine, now, workspace);
   }
   co_await direct_all_gather(board, call, mine, shards);
 }

@@ -1,9 +1,9 @@
 #pragma once
-// All-reduce over several hosts with several ranks each: reduce inside the host, then one ring per
-// lane across the hosts, then gather inside the host. The network carries every byte once per host
-// and ring step, however many ranks a host has.
+// All-reduce over several hosts with several ranks each: reduce inside the host, then all-reduce
+// each lane across the hosts, then gather inside the host. A host's link carries what one rank's
+// would, however many ranks the host has.
 #include "collective/direct.h"
-#include "collective/ring.h"
+#include "collective/messages.h"
 
 namespace quoit {
 
@@ -15,7 +15,9 @@ struct Lanes {
   Ring ring;            // the other ranks of its lane, one per host
 };
 
-Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Call call, View in, View out,
-                             ReduceStep step, std::shared_ptr<Workspace> workspace);
+// `across`: how the lanes go.
+Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Algorithm across, Call call,
+                             View in, View out, ReduceStep step,
+                             std::shared_ptr<Workspace> workspace);
 
 }  // namespace quoit

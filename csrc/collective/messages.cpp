@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "collective/recursive.h"
 #include "core/copy.h"
 
 namespace quoit {
@@ -16,13 +17,16 @@ View of_rank(const std::vector<View>& views, int rank) {
   return views[static_cast<std::size_t>(rank)];
 }
 
-// Where in the ring `root` stands.
-int position_of(const Ring& ring, int root) {
-  return static_cast<int>(std::find(ring.ranks.begin(), ring.ranks.end(), root) -
-                          ring.ranks.begin());
-}
-
 }  // namespace
+
+Task message_all_reduce(Algorithm way, Network& net, Ring ring, View in, View out, ReduceStep step,
+                        std::shared_ptr<Workspace> workspace) {
+  if (way == Algorithm::Doubling)
+    return doubling_all_reduce(net, std::move(ring), in, out, step, std::move(workspace));
+  if (way == Algorithm::Halving)
+    return halving_all_reduce(net, std::move(ring), in, out, step, std::move(workspace));
+  return ring_all_reduce(net, std::move(ring), in, out, step, std::move(workspace));
+}
 
 Task chain_broadcast(Network& net, Ring ring, View data, int root) {
   const bool first = ring.rank_at(ring.position) == root;
@@ -43,7 +47,7 @@ Task chain_broadcast(Network& net, Ring ring, View data, int root) {
 }
 
 Task tree_broadcast(Network& net, Ring ring, View data, int root) {
-  const int at_root = position_of(ring, root);
+  const int at_root = ring.position_of(root);
   const int me = ring.wrap(ring.position - at_root);
   int reach = 1;  // ranks at distance < reach from the root have the data
   for (; reach <= me; reach *= 2) {

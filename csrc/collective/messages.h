@@ -3,10 +3,15 @@
 // Vectors of views are in the order of the group's ranks; sizes may differ from rank to rank.
 #include <vector>
 
+#include "collective/algorithm.h"
 #include "collective/ring.h"
 #include "engine/work.h"
 
 namespace quoit {
+
+// By ring, doubling or halving.
+Task message_all_reduce(Algorithm way, Network& net, Ring ring, View in, View out, ReduceStep step,
+                        std::shared_ptr<Workspace> workspace);
 
 // From `root` along the ring, segment by segment: every link carries the data once.
 Task chain_broadcast(Network& net, Ring ring, View data, int root);

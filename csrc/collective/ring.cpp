@@ -56,17 +56,6 @@ Task reduce_pass(Network& net, const Ring& ring, View data, const std::vector<Sl
   co_await run_pass(net, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_slot, add);
 }
 
-// Copies a rank's own input to where the ring will reduce it; PREMUL_SUM scales it on the way, and
-// is a plain sum from there on.
-ReduceStep load(View in, View out, ReduceStep step) {
-  const std::array<const std::byte*, 1> input{in.data};
-  if (step.op == ReduceOp::PremulSum)
-    reduce(in.dtype, step, input, out.data, nullptr, in.count);
-  else
-    copy_bytes(in.data, out.data, in.bytes());
-  return {step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0, step.divide_by};
-}
-
 // The all-gather pass: pass finished chunks on until everybody has all.
 Task gather_pass(Network& net, const Ring& ring, View data, const std::vector<Slice>& chunks,
                  int first) {
@@ -79,6 +68,15 @@ Task gather_pass(Network& net, const Ring& ring, View data, const std::vector<Sl
 }
 
 }  // namespace
+
+ReduceStep load_input(View in, View out, ReduceStep step) {
+  const std::array<const std::byte*, 1> input{in.data};
+  if (step.op == ReduceOp::PremulSum)
+    reduce(in.dtype, step, input, out.data, nullptr, in.count);
+  else
+    copy_bytes(in.data, out.data, in.bytes());
+  return {step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0, step.divide_by};
+}
 
 std::vector<Hop> plan_pass(const Ring& ring, const std::vector<Slice>& chunks, int first,
                            std::size_t max_segment) {
@@ -113,7 +111,7 @@ Task greet(Network& net, Ring ring, Call call) {
 
 Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
                      std::shared_ptr<Workspace> workspace) {
-  step = load(in, out, step);
+  step = load_input(in, out, step);
   const std::vector<Slice> chunks = equal_chunks(out.count, ring.size());
   co_await reduce_pass(net, ring, out, chunks, ring.position, step, workspace->segments);
   // Position p now holds finished chunk p + 1; a second pass hands every chunk to every rank.
@@ -130,7 +128,7 @@ Task ring_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out
   }
   const View data{workspace->copy.get(count * size_of(out.dtype)), count, out.dtype};
   ReduceStep loaded = step;
-  for (std::size_t i = 0; i < in.size(); ++i) loaded = load(in[i], data.at(chunks[i]), step);
+  for (std::size_t i = 0; i < in.size(); ++i) loaded = load_input(in[i], data.at(chunks[i]), step);
   // Starting one chunk back, the own chunk is the one that comes home.
   co_await reduce_pass(net, ring, data, chunks, ring.position - 1, loaded, workspace->segments);
   const View mine = data.at(chunks[static_cast<std::size_t>(ring.position)]);

@@ -1,6 +1,7 @@
 #pragma once
 // Ring collectives over any network (Patarasuk & Yuan, "Bandwidth optimal all-reduce algorithms for
 // clusters of workstations", 2009). The plan of a pass is plain data, apart from its run.
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -25,6 +26,11 @@ struct Ring {
   [[nodiscard]] int rank_at(int i) const { return ranks[static_cast<std::size_t>(wrap(i))]; }
   [[nodiscard]] int next() const { return rank_at(position + 1); }
   [[nodiscard]] int prev() const { return rank_at(position - 1); }
+
+  // Where in the ring `rank` stands.
+  [[nodiscard]] int position_of(int rank) const {
+    return static_cast<int>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin());
+  }
 };
 
 // One exchange: a slice to the next rank, a slice from the previous one.
@@ -59,6 +65,10 @@ struct Workspace {
   Scratch segments;  // where segments land before they are reduced
   Scratch copy;      // of an input that must not change
 };
+
+// Copies a rank's own input to where messages will meet it; PREMUL_SUM scales it on the way.
+// Returns what is left to do for every further operand.
+ReduceStep load_input(View in, View out, ReduceStep step);
 
 // Before a collective made of messages: tells the next rank of the ring what we are about to do,
 // and checks that the previous one does the same (UsageError).

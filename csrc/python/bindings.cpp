@@ -8,6 +8,7 @@
 #include "core/host.h"
 #include "core/interfaces.h"
 #include "kernels/reduce.h"
+#include "python/costs.h"
 #include "transport/mpi.h"
 
 namespace py = pybind11;
@@ -232,6 +233,14 @@ void bind_communicator(py::module_& m) {
              return start(self, pinned, background, timeout,
                           [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
            })
+      .def("measure",
+           [](PyCommunicator& self, int passes, bool background, double timeout) {
+             Pinned pinned;
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.measure(passes, std::move(o));
+             });
+           })
+      .def_property_readonly("costs", [](PyCommunicator& self) { return self.open().costs(); })
       .def("send",
            [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int to,
               Tag tag, bool background, double timeout) {
@@ -260,6 +269,7 @@ void bind_connect(py::module_& m) {
           [](ConnectOptions& o, double seconds) { o.timeout = Seconds(seconds); })
       .def_readwrite("transport", &ConnectOptions::transport)
       .def_readwrite("algorithm", &ConnectOptions::algorithm)
+      .def_readwrite("costs", &ConnectOptions::costs)
       .def_property(
           "interfaces", [](const ConnectOptions& o) { return o.tcp.interfaces; },
           [](ConnectOptions& o, const std::string& names) { o.tcp.interfaces = names; })
@@ -375,6 +385,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "Quoit's native runtime. Use it through the package `quoit`.";
   quoit::bind_errors(m);
   quoit::bind_communicator(m);
+  quoit::bind_costs(m);
   quoit::bind_connect(m);
   m.def(
       "isa", [] { return std::string(quoit::name_of(quoit::isa_in_use())); },

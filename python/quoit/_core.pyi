@@ -20,10 +20,20 @@ class Work:
     def done(self) -> bool: ...
     def wait(self, timeout: float = 0.0) -> None: ...
 
+class Costs:
+    """Seconds, and seconds per byte, of the model in csrc/collective/cost.h."""
+
+    host_alpha: float
+    host_beta: float
+    net_alpha: float
+    net_beta: float
+    gamma: float
+
 class ConnectOptions:
     timeout: float
     transport: str
     algorithm: str
+    costs: Costs | None
     interfaces: str
     ports: str
     streams: int
@@ -43,12 +53,15 @@ class Communicator:
     gather: _Start
     scatter: _Start
     barrier: _Start
+    measure: _Start
+    costs: Costs
     send: _Start
     recv: _Start
     def route(self, peer: int) -> str: ...
     def abort(self, why: str) -> None: ...
     def close(self) -> None: ...
 
+def algorithms(op: str, hosts: int, ranks_per_host: int) -> list[str]: ...
 def connect(
     rank: int, size: int, rendezvous: Callable[[str], Sequence[str]], options: ConnectOptions
 ) -> Communicator: ...
@@ -62,5 +75,9 @@ def mpi_all_gather_strings(
 ) -> list[str]: ...
 def mpi_finalize() -> None: ...
 def mpi_version(library: str = "") -> str: ...
+def predict(
+    op: str, algorithm: str, bytes: float, hosts: int, ranks_per_host: int, costs: Costs
+) -> float: ...
+def read_costs(path: str) -> Costs: ...
 def stop() -> None: ...
 def watch_signals() -> None: ...

@@ -1,4 +1,6 @@
 // Every collective, over shared memory, over messages and over both, with exact inputs and results.
+#include <cstring>
+
 #include "world.h"
 
 using namespace quoit;
@@ -177,6 +179,20 @@ void messages(Communicator& c, std::size_t count) {
   wait(c, c.barrier());
 }
 
+// Sums that round: every rank must round alike.
+void same_bits(std::vector<ThreadRank>& world) {
+  std::vector<std::vector<float>> results(world.size());
+  on_all(world, [&results](Communicator& c) {
+    std::vector<float>& mine = results[static_cast<std::size_t>(c.rank())];
+    for (std::size_t i = 0; i < 10'007; ++i)
+      mine.push_back(1.0F / static_cast<float>(3 * i + 7 * static_cast<std::size_t>(c.rank()) + 1));
+    wait(c, c.all_reduce(view(mine, DType::Float32), view(mine, DType::Float32), {}));
+  });
+  for (const auto& result : results)
+    EXPECT(std::memcmp(result.data(), results[0].data(), result.size() * sizeof(float)) == 0,
+           "ranks end with different bits");
+}
+
 void everything(Communicator& c, std::size_t count) {
   all_reduce(c, count);
   for (const int root : {0, c.size() - 1}) {
@@ -210,6 +226,17 @@ int main() {
                             {2, 1, "ring"},
                             {3, 1, "ring"},
                             {5, 1, "ring"},
+                            {2, 1, "doubling"},
+                            {3, 1, "doubling"},
+                            {5, 1, "doubling"},
+                            {8, 1, "doubling"},
+                            {2, 1, "halving"},
+                            {3, 1, "halving"},
+                            {6, 1, "halving"},
+                            {7, 1, "halving"},
+                            {8, 1, "halving"},
+                            {5, 1, "tree"},
+                            {5, 1, "chain"},
                             {2, 2, "auto"},
                             {3, 3, "auto"},
                             {4, 2, "auto"},
@@ -229,6 +256,7 @@ int main() {
     for (const std::size_t count : {std::size_t{0}, std::size_t{1}, n - 1, n, n + 1,
                                     std::size_t{1000}, std::size_t{40'000}, kLarge})
       on_all(world, [count](Communicator& c) { everything(c, count); });
+    same_bits(world);
     std::printf("%d ranks on %d hosts, %s, %s: ok\n", layout.ranks, layout.hosts, layout.algorithm,
                 layout.transport);
     std::fflush(stdout);

@@ -1,0 +1,112 @@
+#include "collective/calibrate.h"
+
+#include <array>
+#include <limits>
+#include <vector>
+
+#include "collective/direct.h"
+#include "collective/recursive.h"
+#include "core/clock.h"
+
+namespace quoit {
+namespace {
+
+constexpr std::size_t kBlock = 256 * 1024;  // bytes; long enough for a bandwidth to show
+constexpr int kShort = 8;                   // repetitions of what is short
+constexpr int kLong = 4;                    // and of what is long
+constexpr std::size_t kSum = 64 * 1024;     // bytes that stay in cache while they are added
+constexpr double kNever = std::numeric_limits<double>::infinity();
+
+// The shortest time of several: whatever disturbs makes them longer.
+class Stopwatch {
+ public:
+  void start() { since_ = Clock::now(); }
+  void stop() { best_ = std::min(best_, Seconds(Clock::now() - since_).count()); }
+  [[nodiscard]] double best() const { return best_; }
+
+ private:
+  Clock::time_point since_{};
+  double best_ = kNever;
+};
+
+// A few exchanges round the ring; the first ones are not counted: they may find connections to be
+// made, and links that let a burst through before they show their rate.
+Task time_exchanges(Network& net, const Ring& ring, ConstBytes out, Bytes in, int times,
+                    double& seconds) {
+  Stopwatch watch;
+  for (int i = 0; i < times; ++i) {
+    watch.start();
+    Exchange exchange = net.exchange(ring.next(), out, ring.prev(), in);
+    co_await exchange;
+    if (i >= times / 2) watch.stop();
+  }
+  seconds = watch.best();
+}
+
+Task time_host(Board& board, Call call, View data, Link& host) {
+  Stopwatch rounds;
+  for (int i = 0; i < kShort; ++i) {
+    rounds.start();
+    co_await direct_barrier(board, call);
+    rounds.stop();
+  }
+  Stopwatch sums;
+  for (int i = 0; i < kLong; ++i) {
+    sums.start();
+    co_await direct_all_reduce(board, call, data, data, {});
+    sums.stop();
+  }
+  // See direct() in cost.cpp; the addition is part of what a byte costs here.
+  const double n = board.size();
+  host.alpha = rounds.best();
+  host.beta = std::max(0.0, sums.best() - 2 * host.alpha) /
+              (2 * (n - 1) / n * static_cast<double>(data.bytes()));
+}
+
+double time_sum(View data) {
+  Stopwatch watch;
+  const std::array<const std::byte*, 2> inputs{data.data, data.data + kSum};
+  for (int i = 0; i < kShort; ++i) {
+    watch.start();
+    reduce(data.dtype, {}, inputs, data.data, nullptr, kSum / size_of(data.dtype));
+    watch.stop();
+  }
+  return watch.best() / static_cast<double>(kSum);
+}
+
+}  // namespace
+
+Task calibrate(Network& net, Ring ring, Board& board, Call call, int passes,
+               std::shared_ptr<Workspace> workspace, Costs& costs) {
+  std::byte* const memory = workspace->copy.get(2 * kBlock);
+  const View data{memory, kBlock / sizeof(float), DType::Float32};
+  std::array<double, 5> found{};
+  auto& [host_alpha, host_beta, net_alpha, net_beta, gamma] = found;
+  for (int pass = 0; pass < passes; ++pass) {
+    std::array<double, 5> now{};
+    if (board.size() > 1) {
+      Link host{};
+      co_await time_host(board, call, data, host);
+      now[0] = host.alpha;
+      now[1] = host.beta;
+    }
+    if (ring.size() > 1) {
+      const Bytes in{memory + kBlock, kBlock};
+      co_await time_exchanges(net, ring, data.raw().first(1), in.first(1), kShort, now[2]);
+      co_await time_exchanges(net, ring, data.raw(), in, kLong, now[3]);
+      now[3] = std::max(0.0, now[3] - now[2]) / static_cast<double>(kBlock);
+    }
+    now[4] = time_sum(data);
+    for (std::size_t i = 0; i < now.size(); ++i)
+      found[i] = pass == 0 ? now[i] : std::min(found[i], now[i]);
+  }
+  if (ring.size() > 1) {
+    const View shared{reinterpret_cast<std::byte*>(found.data()), found.size(), DType::Float64};
+    co_await doubling_all_reduce(net, ring, shared, shared, {ReduceOp::Max}, workspace);
+  }
+  if (host_alpha > 0) costs.host = {host_alpha, host_beta};
+  if (ring.size() > board.size()) costs.net = {net_alpha, net_beta};
+  costs.gamma = gamma;
+}
+
+}  // namespace quoit

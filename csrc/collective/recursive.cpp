@@ -1,0 +1,229 @@
+#include "collective/recursive.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "core/copy.h"
+
+namespace quoit {
+namespace {
+
+// The ranks that take part in the steps: a power of two of them, numbered in ring order. Of the
+// first pairs of the ring only the second rank does.
+struct Team {
+  explicit Team(const Ring& ring)
+      : power(static_cast<int>(std::bit_floor(static_cast<unsigned>(ring.size())))),
+        pairs(ring.size() - power),
+        paired(ring.position < 2 * pairs),
+        sits_out(paired && ring.position % 2 == 0),
+        number(paired ? ring.position / 2 : ring.position - pairs) {}
+
+  // Where in the ring member `i` stands.
+  [[nodiscard]] int position(int i) const { return i < pairs ? 2 * i + 1 : i + pairs; }
+
+  int power;
+  int pairs;
+  bool paired;
+  bool sits_out;
+  int number;  // in the team, or of the partner when this rank sits out
+};
+
+// `mine` becomes the combination of both; the lower position's is the first operand.
+void combine(View mine, std::byte* theirs, bool mine_first, const ReduceStep& step) {
+  const std::array<const std::byte*, 2> inputs{mine_first ? mine.data : theirs,
+                                               mine_first ? theirs : mine.data};
+  reduce(mine.dtype, step, inputs, mine.data, nullptr, mine.count);
+}
+
+ReduceStep undivided(const ReduceStep& step) { return {step.op, step.factor, 1}; }
+
+// Before the steps: the ranks that sit out hand over what they have.
+Task fold(Network& net, const Ring& ring, const Team& team, View data, ReduceStep step,
+          std::byte* scratch) {
+  if (!team.paired) co_return;
+  if (team.sits_out) {
+    Transfer sent = net.send(ring.next(), kCollectiveTag, data.raw());
+    co_await sent;
+  } else {
+    Transfer arrived = net.recv(ring.prev(), kCollectiveTag, Bytes{scratch, data.bytes()});
+    co_await arrived;
+    combine(data, scratch, /*mine_first=*/false, undivided(step));
+  }
+}
+
+// After the steps: they get the result.
+Task unfold(Network& net, const Ring& ring, const Team& team, View theirs) {
+  if (!team.paired) co_return;
+  Transfer moved = team.sits_out ? net.recv(ring.next(), kCollectiveTag, theirs.raw())
+                                 : net.send(ring.prev(), kCollectiveTag, theirs.raw());
+  co_await moved;
+}
+
+// Memory cut into one piece per team member; piece s is that of the member whose number is s with
+// its bits reversed, so that what a rank has at any step is contiguous.
+class Pieces {
+ public:
+  Pieces(View data, std::vector<std::size_t> bounds) : data_(data), bounds_(std::move(bounds)) {}
+
+  // The `width` pieces from `first` on.
+  [[nodiscard]] View at(int first, int width) const {
+    const std::size_t begin = bounds_[static_cast<std::size_t>(first)];
+    return data_.at({begin, bounds_[static_cast<std::size_t>(first + width)] - begin});
+  }
+  [[nodiscard]] View all() const { return data_; }
+
+  static int piece_of(int number, int power) {
+    int piece = 0;
+    for (int bit = 1; bit < power; bit *= 2) piece = 2 * piece + (number & bit ? 1 : 0);
+    return piece;
+  }
+
+ private:
+  View data_;
+  std::vector<std::size_t> bounds_;
+};
+
+// Gives away half of what is left at each step; this rank's piece ends reduced.
+Task halve(Network& net, const Ring& ring, const Team& team, const Pieces& pieces, ReduceStep step,
+           std::byte* scratch) {
+  const int piece = Pieces::piece_of(team.number, team.power);
+  for (int bit = 1, width = team.power / 2; width >= 1; bit *= 2, width /= 2) {
+    const int kept = piece / width * width;
+    const int partner = ring.rank_at(team.position(team.number ^ bit));
+    const View mine = pieces.at(kept, width);
+    Exchange exchange = net.exchange(partner, pieces.at(kept ^ width, width).raw(), partner,
+                                     Bytes{scratch, mine.bytes()});
+    co_await exchange;
+    combine(mine, scratch, (team.number & bit) == 0, width == 1 ? step : undivided(step));
+  }
+}
+
+// The way back: doubles what is complete at each step.
+Task spread(Network& net, const Ring& ring, const Team& team, const Pieces& pieces) {
+  const int piece = Pieces::piece_of(team.number, team.power);
+  for (int bit = team.power / 2, width = 1; bit >= 1; bit /= 2, width *= 2) {
+    const int held = piece / width * width;
+    const int partner = ring.rank_at(team.position(team.number ^ bit));
+    Exchange exchange = net.exchange(partner, pieces.at(held, width).raw(), partner,
+                                     pieces.at(held ^ width, width).raw());
+    co_await exchange;
+  }
+}
+
+}  // namespace
+
+Task doubling_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace) {
+  const Team team(ring);
+  std::byte* const scratch = workspace->segments.get(out.bytes());
+  step = load_input(in, out, step);
+  co_await fold(net, ring, team, out, step, scratch);
+  for (int bit = 1; !team.sits_out && bit < team.power; bit *= 2) {
+    const int partner = ring.rank_at(team.position(team.number ^ bit));
+    Exchange exchange = net.exchange(partner, out.raw(), partner, Bytes{scratch, out.bytes()});
+    co_await exchange;
+    combine(out, scratch, (team.number & bit) == 0, 2 * bit == team.power ? step : undivided(step));
+  }
+  co_await unfold(net, ring, team, out);
+}
+
+Task halving_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+                        std::shared_ptr<Workspace> workspace) {
+  const Team team(ring);
+  std::byte* const scratch = workspace->segments.get(out.bytes());
+  std::vector<std::size_t> bounds{0};
+  for (const Slice& chunk : equal_chunks(out.count, team.power))
+    bounds.push_back(chunk.begin + chunk.count);
+  const Pieces pieces(out, std::move(bounds));
+  step = load_input(in, out, step);
+  co_await fold(net, ring, team, out, step, scratch);
+  if (!team.sits_out) {
+    co_await halve(net, ring, team, pieces, step, scratch);
+    co_await spread(net, ring, team, pieces);
+  }
+  co_await unfold(net, ring, team, out);
+}
+
+Task halving_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out,
+                            ReduceStep step, std::shared_ptr<Workspace> workspace) {
+  const Team team(ring);
+  std::size_t count = 0;
+  for (const View& block : in) count += block.count;
+  const View data{workspace->copy.get(count * size_of(out.dtype)), count, out.dtype};
+  std::byte* const scratch = workspace->segments.get(data.bytes());
+
+  // A member's piece: the block of the rank that sits out for it, if any, then its own.
+  ReduceStep loaded = step;
+  std::vector<std::size_t> bounds{0};
+  std::size_t filled = 0;
+  for (int piece = 0; piece < team.power; ++piece) {
+    const int member = Pieces::piece_of(piece, team.power);  // reversing twice is nothing
+    const int last = team.position(member);
+    for (int position = member < team.pairs ? last - 1 : last; position <= last; ++position) {
+      const View block = in[static_cast<std::size_t>(position)];
+      loaded = load_input(block, data.at({filled, block.count}), step);
+      filled += block.count;
+    }
+    bounds.push_back(filled);
+  }
+  const Pieces pieces(data, std::move(bounds));
+  co_await fold(net, ring, team, data, loaded, scratch);
+  if (team.sits_out) {
+    co_await unfold(net, ring, team, out);
+    co_return;
+  }
+  co_await halve(net, ring, team, pieces, loaded, scratch);
+  const View mine = pieces.at(Pieces::piece_of(team.number, team.power), 1);
+  const std::size_t partners = mine.count - out.count;
+  co_await unfold(net, ring, team, mine.at({0, partners}));
+  copy_bytes(mine.at({partners, out.count}).data, out.data, out.bytes());
+}
+
+Task doubling_all_gather(Network& net, Ring ring, View in, std::vector<View> outs,
+                         std::shared_ptr<Workspace> workspace) {
+  const int n = ring.size();
+  const auto block = [&](int i) {
+    return outs[static_cast<std::size_t>(ring.wrap(ring.position + i))];
+  };
+  // Blocks lie in ring order from this rank's own on.
+  std::vector<std::size_t> bounds{0};
+  for (int i = 0; i < n; ++i) bounds.push_back(bounds.back() + block(i).bytes());
+  std::byte* const held = workspace->copy.get(bounds.back());
+  const auto blocks = [&](int first, int count) {
+    const std::size_t begin = bounds[static_cast<std::size_t>(first)];
+    return Bytes{held + begin, bounds[static_cast<std::size_t>(first + count)] - begin};
+  };
+  copy_bytes(in.data, held, in.bytes());
+  for (int distance = 1; distance < n; distance *= 2) {
+    const int count = std::min(distance, n - distance);
+    Exchange exchange =
+        net.exchange(ring.rank_at(ring.position - distance), blocks(0, count),
+                     ring.rank_at(ring.position + distance), blocks(distance, count));
+    co_await exchange;
+  }
+  for (int i = 0; i < n; ++i) copy_bytes(blocks(i, 1).data(), block(i).data, block(i).bytes());
+}
+
+Task tree_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, int root,
+                 std::shared_ptr<Workspace> workspace) {
+  const int n = ring.size();
+  const int me = ring.wrap(ring.position - ring.position_of(root));
+  const View sum = me == 0 ? out : View{workspace->copy.get(in.bytes()), in.count, in.dtype};
+  std::byte* const scratch = workspace->segments.get(in.bytes());
+  step = load_input(in, sum, step);
+  for (int bit = 1; bit < n; bit *= 2) {
+    if (me & bit) {
+      Transfer sent = net.send(ring.rank_at(ring.position - bit), kCollectiveTag, sum.raw());
+      co_await sent;
+      co_return;
+    }
+    if (me + bit >= n) continue;
+    Transfer arrived =
+        net.recv(ring.rank_at(ring.position + bit), kCollectiveTag, Bytes{scratch, sum.bytes()});
+    co_await arrived;
+    combine(sum, scratch, /*mine_first=*/true, 2 * bit >= n ? step : undivided(step));
+  }
+}
+
+}  // namespace quoit

@@ -1,0 +1,38 @@
+#pragma once
+// Collectives of log2(n) steps, in which a rank talks to ranks at distances 1, 2, 4 ...: cheaper
+// than rings where the latency of a message counts (Thakur, Rabenseifner & Gropp, 2005). Positions
+// are those of the ring, which goes host by host: the large first steps stay inside hosts.
+//
+// When n is no power of two, the first ranks go in pairs: one hands its part to the other, sits out
+// and gets the result. Two ranks that combine their parts take the lower position's as first
+// operand, so that both get the same bits.
+#include <memory>
+#include <vector>
+
+#include "collective/ring.h"
+
+namespace quoit {
+
+// Recursive doubling: everybody's sum so far to everybody; log2(n) messages of the whole.
+Task doubling_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace);
+
+// Rabenseifner's: recursive halving leaves each rank a reduced piece, doubling spreads the pieces;
+// 2 log2(n) messages that carry 2(n-1)/n of the whole.
+Task halving_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+                        std::shared_ptr<Workspace> workspace);
+
+// Block i of `in` is reduced into the `out` of the rank at position i of the ring.
+Task halving_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out,
+                            ReduceStep step, std::shared_ptr<Workspace> workspace);
+
+// outs[i] receives the `in` of the rank at position i: Bruck et al., "Efficient algorithms for
+// all-to-all communications in multiport message-passing systems", 1997.
+Task doubling_all_gather(Network& net, Ring ring, View in, std::vector<View> outs,
+                         std::shared_ptr<Workspace> workspace);
+
+// Binomial tree: reduces into `out` of `root`, log2(n) messages of the whole.
+Task tree_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, int root,
+                 std::shared_ptr<Workspace> workspace);
+
+}  // namespace quoit
