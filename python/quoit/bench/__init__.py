@@ -2,7 +2,7 @@
 
 All peers work in one process, on the same memory, and take turns, so that noise hits all alike:
 
-    options   the command line                     plan      what is to be measured
+    command   what the user meets                  options   its command line, plan: what follows
     launch    starts the ranks                     ranks     is a rank, started by us or by others
     peers     connects quoit, gloo, MPI, NCCL      calls     what each of them is made to call
     messages  the patterns of send_recv            measure   turns, the clock, the check of results
@@ -26,6 +26,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Measure and report; returns the exit code."""
-    from quoit.bench import main
+    from quoit.bench import command
 
-    return main.main(options)
+    return command.main(options)
