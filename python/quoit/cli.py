@@ -24,6 +24,7 @@ COMMANDS = (
     Command(
         "doctor", "quoit.doctor", "report what is found, what would be used, and what to improve"
     ),
+    Command("bench", "quoit.bench", "time collectives, messages and training beside their peers"),
 )
 
 

@@ -1,0 +1,215 @@
+"""`quoit bench` itself: starts ranks or is one, and reports."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+from quoit.bench import export, launch, machine, plot, progress, results, show, table
+from quoit.bench import options as command_line
+from quoit.bench.launch import Launcher
+from quoit.bench.plan import REDUCING, Plan, Record
+from quoit.bench.results import Launched
+from quoit.launch import Launch, detect
+
+INTERRUPTED = 130
+
+
+def main(options: argparse.Namespace) -> int:
+    """Returns 0; 1 when ranks failed or results were wrong; 130 after Ctrl-C."""
+    started_by = detect()
+    inside = started_by is not None and (started_by.size > 1 or options.op != "codec")
+    try:
+        with _terminated_as_interrupted():
+            return _inside(options, started_by) if inside and started_by else _outside(options)
+    except ValueError:
+        if started_by is not None and started_by.rank > 0:
+            return 2  # rank 0 says it
+        raise
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _outside(options: argparse.Namespace) -> int:
+    """Starts the ranks itself."""
+    ranks = command_line.ranks(options) or (1 if options.op == "codec" else 2)
+    plan = command_line.plan(options, ranks)
+    command_line.check_outputs(options)
+    load = machine.load()
+    if plan.op == "codec":
+        from quoit.bench import codec
+
+        with progress.bar(plan, 1) as hearing:
+            launched = [Launched("this process", "", tuple(codec.work(plan, hearing("codec"))))]
+        return _report(options, plan, ranks, launched, {}, load)
+    found, missing = _launchers(plan, command_line.launchers(options))
+    launches: list[Launched] = []
+    with progress.bar(plan, len(found)) as hearing:
+        for launcher in found:
+            outcome = launch.start(launcher, ranks, plan, hearing(launcher.name))
+            mpi = launcher.name if launcher.mpi else ""
+            launches.append(Launched(launcher.name, mpi, outcome.records, outcome.failure))
+            if outcome.failure:
+                _say(outcome.words)
+            if launches[-1].error:
+                raise ValueError(f"--backends: {launches[-1].error}")
+    return _report(options, plan, ranks, launches, missing, load)
+
+
+def _launchers(plan: Plan, named: Sequence[str]) -> tuple[list[Launcher], dict[str, str]]:
+    """Who shall start the ranks; and which MPIs are not there, and why."""
+    threads = plan.torch_threads
+    missing: dict[str, str] = {}
+    if named:
+        made = [
+            launch.by_quoit(threads)
+            if name == launch.QUOIT_RUN
+            else launch.by_mpirun(name, threads)
+            for name in named
+        ]
+        return made, missing
+    made = []
+    if "mpi" in plan.backends:
+        for family, name in launch.FAMILIES.items():
+            if why := launch.no_mpi(family):
+                missing[name] = why
+            else:
+                made.append(launch.by_mpirun(family, threads))
+        if not made and plan.strict:
+            said = "; ".join(f"{name}: {why}" for name, why in missing.items())
+            raise ValueError(f"--backends mpi: {said}")
+    return made or [launch.by_quoit(threads)], missing
+
+
+def _inside(options: argparse.Namespace, started_by: Launch) -> int:
+    """Is a rank of a launcher's."""
+    from quoit.bench import ranks
+
+    asked = command_line.ranks(options)
+    if asked and asked != started_by.size:
+        raise ValueError(f"-n {asked}: {started_by.launcher} has started {started_by.size} ranks")
+    if options.launcher:
+        raise ValueError(f"--launcher: {started_by.launcher} has already started the ranks")
+    plan = command_line.plan(options, started_by.size)
+    if started_by.rank > 0:
+        ranks.work(plan, started_by, lambda _: None)
+        return 0
+    command_line.check_outputs(options)
+    load, records, failure = machine.load(), [], ""
+    name = launch.FAMILIES.get(started_by.launcher, started_by.launcher)
+    with progress.bar(plan, 1) as hearing:
+        hear = hearing(name)
+
+        def say(record: Record) -> None:
+            records.append(record)
+            hear(record)
+
+        try:
+            ranks.work(plan, started_by, say)
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:  # whoever noticed first that a rank is gone
+            failure = str(error) or repr(error)
+    mpi = name if started_by.launcher in launch.FAMILIES else ""
+    launched = Launched(name, mpi, tuple(records), failure)
+    if launched.error:
+        raise ValueError(f"--backends: {launched.error}")
+    return _report(options, plan, started_by.size, [launched], {}, load)
+
+
+def _report(
+    options: argparse.Namespace,
+    plan: Plan,
+    ranks: int,
+    launches: Sequence[Launched],
+    missing: dict[str, str],
+    load: float,
+) -> int:
+    rows = results.rows(plan, ranks, launches)
+    facts = _facts(plan, ranks, launches, missing, load)
+    cells = table.of(plan, rows, options.wide) if rows else None
+    if options.markdown:
+        print(show.markdown(facts, cells), end="")
+    else:
+        show.show(facts, cells)
+    if options.json:
+        export.to_json(options.json, facts, plan, ranks, rows, launches)
+    if options.csv:
+        export.to_csv(options.csv, plan, rows)
+    if options.plot and rows:
+        plot.draw(plan, rows, f"{facts['what']}\n{facts['machine']}", options.plot)
+    failed = [one for one in launches if one.failure]
+    for one in failed:
+        of = len(plan.sizes) or 1
+        _say(
+            f"quoit bench: the ranks under {one.name} failed ({one.failure}); {len(one.done)} of "
+            f"{of} {'sizes' if of > 1 else 'measurements'} were done"
+        )
+    if wrong := sum(row.wrong for row in rows):
+        _say(f"quoit bench: {wrong} elements of results were wrong: see #wrong")
+    return 1 if failed or wrong else 0
+
+
+def _facts(
+    plan: Plan, ranks: int, launches: Sequence[Launched], missing: dict[str, str], load: float
+) -> dict[str, str]:
+    """The header."""
+    abouts = [one.about for one in launches if one.about]
+    versions: dict[str, str] = {}
+    left_out = dict(missing)
+    for about in abouts:
+        versions |= about["about"]["versions"]
+        left_out |= about["left_out"]
+    if any(one.mpi for one in launches):
+        left_out.pop("mpi", None)  # it is there, under one of the launchers
+    facts = {"what": _what(plan, ranks), "machine": machine.hardware()}
+    if abouts:
+        facts["ranks"] = (
+            f"{machine.places(abouts[0]['about']['places'])}; torch has {plan.torch_threads} thread{'s'[: plan.torch_threads > 1]}"
+        )
+    facts |= {
+        "started by": ", ".join(one.name for one in launches),
+        "software": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "date": f"{machine.now()}, load {load:.2f} before",
+        "command": machine.command(),
+        "left out": "; ".join(f"{name} ({why})" for name, why in left_out.items()) or "nothing",
+    }
+    if machine.is_busy(load):
+        facts["busy"] = f"the machine was busy (load {load:.2f}) before this began: trust no figure"
+    return facts
+
+
+def _what(plan: Plan, ranks: int) -> str:
+    words = [f"{plan.op}{f' ({plan.mode})' if plan.mode else ''}"]
+    if plan.op not in ("barrier", "ddp"):
+        words.append(plan.dtype + (f" {plan.redop}" if plan.op in REDUCING else ""))
+    if plan.op != "codec":
+        words.append(f"{ranks} ranks")
+    if plan.in_flight:
+        words.append(f"{plan.in_flight} in flight")
+    if plan.algorithm != "auto":
+        words.append(f"quoit's algorithm {plan.algorithm}")
+    return ", ".join(words)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM takes down what Ctrl-C does."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(words: str) -> None:
+    if words:
+        print(words, file=sys.stderr, flush=True)
