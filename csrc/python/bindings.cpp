@@ -9,6 +9,7 @@
 #include "core/interfaces.h"
 #include "kernels/reduce.h"
 #include "python/costs.h"
+#include "python/kernels.h"
 #include "transport/mpi.h"
 
 namespace py = pybind11;
@@ -387,6 +388,7 @@ PYBIND11_MODULE(_core, m) {
   quoit::bind_communicator(m);
   quoit::bind_costs(m);
   quoit::bind_connect(m);
+  quoit::bind_kernels(m);
   m.def(
       "isa", [] { return std::string(quoit::name_of(quoit::isa_in_use())); },
       "Instruction set of the kernels.");

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
 from quoit.bench.data import Array, DType
 from quoit.bench.plan import Plan
+from quoit.communicator import ReduceOp
 
 if TYPE_CHECKING:
     import torch
@@ -85,16 +86,16 @@ def tensors(buffers: Buffers, dtype: DType) -> Tensors:
 def of_communicator(plan: Plan, dtype: DType, buffers: Buffers, comm: Communicator) -> Calls:
     """Through quoit.Communicator, on NumPy arrays."""
     parts = partial(np.split, indices_or_sections=comm.size)
-    give, take, redop = buffers.give, buffers.take, plan.redop.upper()
+    give, take, redop = buffers.give, buffers.take, cast(ReduceOp, plan.redop.upper())
     name = dtype.name if dtype.name == "bfloat16" else None
     calls: dict[str, Callable[[], Callable[..., Waitable]]] = {
-        "all_reduce": lambda: partial(comm.all_reduce, take, redop, dtype=name),  # type: ignore[arg-type]
+        "all_reduce": lambda: partial(comm.all_reduce, take, redop, dtype=name),
         "reduce_scatter": lambda: partial(
             comm.reduce_scatter,
             parts(give),
             take,
             redop,
-            dtype=name,  # type: ignore[arg-type]
+            dtype=name,
         ),
         "all_gather": lambda: partial(comm.all_gather, give, parts(take), dtype=name),
         "broadcast": lambda: partial(comm.broadcast, take, plan.root, dtype=name),

@@ -10,7 +10,7 @@ import numpy as np
 
 from quoit.bench import messages
 from quoit.bench.calls import Buffers
-from quoit.bench.data import DTYPES, LARGEST, Array, DType, Pattern, inputs, reduced, spoil
+from quoit.bench.data import DTYPES, LARGEST, Array, inputs, reduced, spoil
 from quoit.bench.plan import REDUCING, SPLITTING, Plan
 
 
@@ -18,10 +18,11 @@ from quoit.bench.plan import REDUCING, SPLITTING, Plan
 class Case:
     """One size. All ranks have the same but for what is in the memory.
 
-    count: elements of the size. sets: buffers of the calls that are in flight together. spare: as
-    much memory as the gives, for memcpy. fresh: writes the inputs, and spoils what is to be written. wrong: after
-    one call on each of the sets, how many elements of this rank are not what they must be. most:
-    how many calls may follow each other before a sum of sums is no longer finite.
+    count: elements of the size. sets: buffers of the calls that are in flight together. spare: the
+    same memory as pairs of `count` elements each, for memcpy. fresh: writes the inputs, and spoils
+    what is to be written. wrong: after one call on each of the sets, how many elements of this rank
+    are not what they must be. most: how many calls may follow each other before a sum of sums is no
+    longer finite.
     """
 
     count: int

@@ -73,7 +73,7 @@ def _launchers(plan: Plan, named: Sequence[str]) -> tuple[list[Launcher], dict[s
         ]
         return made, missing
     made = []
-    if "mpi" in plan.backends:
+    if "mpi" in plan.backends and plan.op != "ddp":
         for family, name in launch.FAMILIES.items():
             if why := launch.no_mpi(family):
                 missing[name] = why
@@ -160,17 +160,18 @@ def _facts(
     """The header."""
     abouts = [one.about for one in launches if one.about]
     versions: dict[str, str] = {}
-    left_out = dict(missing)
-    for about in abouts:
-        versions |= about["about"]["versions"]
-        left_out |= about["left_out"]
-    if any(one.mpi for one in launches):
-        left_out.pop("mpi", None)  # it is there, under one of the launchers
+    left_out: dict[str, str] = {}
+    for one in launches:
+        versions |= one.about["about"]["versions"] if one.about else {}
+        left_out |= one.left_out
+    if missing:
+        left_out.pop("mpi", None)  # it is said of each MPI why it is missing
+    left_out |= missing
     facts = {"what": _what(plan, ranks), "machine": machine.hardware()}
     if abouts:
-        facts["ranks"] = (
-            f"{machine.places(abouts[0]['about']['places'])}; torch has {plan.torch_threads} thread{'s'[: plan.torch_threads > 1]}"
-        )
+        places = machine.places(abouts[0]["about"]["places"])
+        threads = "one thread" if plan.torch_threads == 1 else f"{plan.torch_threads} threads"
+        facts["ranks"] = f"{places}; {threads} of torch in each"
     facts |= {
         "started by": ", ".join(one.name for one in launches),
         "software": ", ".join(f"{name} {version}" for name, version in versions.items()),

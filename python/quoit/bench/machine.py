@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,11 @@ def load() -> float:
 
 def is_busy(load: float) -> bool:
     return load > _BUSY * usable_cores()
+
+
+def place() -> dict[str, Any]:
+    """Of this process."""
+    return {"host": socket.gethostname(), "cores": sorted(os.sched_getaffinity(0))}
 
 
 def places(ranks: Sequence[dict[str, Any]]) -> str:

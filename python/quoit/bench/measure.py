@@ -41,14 +41,19 @@ class Runner:
 class Control:
     """What the benchmark itself needs to say between the ranks, apart from what it measures."""
 
-    def __init__(self, comm: Communicator) -> None:
+    def __init__(self, comm: Communicator | None) -> None:
+        """comm: of all ranks; None where there is only this process."""
         self._comm = comm
-        self.rank, self.ranks = comm.rank, comm.size
-        self.barrier = comm.barrier
+        self.rank, self.ranks = (comm.rank, comm.size) if comm else (0, 1)
+
+    def barrier(self) -> None:
+        if self._comm:
+            self._comm.barrier()
 
     def slowest(self, seconds: Array) -> Array:
         """The largest of all ranks, element by element; overwrites its argument."""
-        self._comm.all_reduce(seconds, "MAX")
+        if self._comm:
+            self._comm.all_reduce(seconds, "MAX")
         return seconds
 
     def longest(self, seconds: float) -> float:
@@ -56,11 +61,13 @@ class Control:
 
     def average(self, values: Array) -> None:
         """Of all ranks, in place."""
-        self._comm.all_reduce(values, "AVG")
+        if self._comm:
+            self._comm.all_reduce(values, "AVG")
 
     def total(self, number: int) -> int:
         all_of = np.array([number])
-        self._comm.all_reduce(all_of)
+        if self._comm:
+            self._comm.all_reduce(all_of)
         return int(all_of[0])
 
 

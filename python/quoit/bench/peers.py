@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import platform
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from quoit import _core, backend, launch
-from quoit.bench import calls, messages
-from quoit.bench.calls import Buffers, Calls, Tensors, Unsupported, Waitable
+from quoit import _core
+from quoit.bench import calls, machine, messages
+from quoit.bench.calls import Calls, Tensors, Unsupported, Waitable
 from quoit.bench.cases import Case
 from quoit.bench.data import DTYPES
 from quoit.bench.measure import Control, Runner
@@ -55,7 +54,8 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
     if plan.algorithm != "auto":
         os.environ["QUOIT_ALGORITHM"] = plan.algorithm
     # First of all: quoit uses the MPI that is loaded.
-    mpi = _load_mpi(started_by) if "mpi" in plan.backends else "it was not asked for"
+    wanted = "mpi" in plan.backends and plan.op != "ddp"
+    mpi = _load_mpi(started_by) if wanted else "it was not asked for"
     meet = _meet_by_torch(plan) if has_torch else _meet_without(started_by)
     rank, ranks = started_by.rank, started_by.size
     # The benchmark's own messages do not go over what it measures.
@@ -65,16 +65,15 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
     prepare: dict[str, Prepare] = {}
     for name in plan.backends:
         if name in _TORCH:
-            if why := "" if has_torch else "torch is not installed":
-                left_out[name] = why
-                continue
-            group = _torch_group(name, started_by)
+            group = _torch_group(name, started_by) if has_torch else "torch is not installed"
             if isinstance(group, str):
                 left_out[name] = group
                 continue
             groups[name] = group
             device = f"cuda:{started_by.local_rank or 0}" if name == "nccl" else "cpu"
             prepare[name] = partial(_torch_runner, plan, rank, ranks, group, device)
+        elif plan.op == "ddp":
+            left_out[name] = "DDP needs a backend of torch.distributed"
         elif name == "mpi":
             if isinstance(mpi, str):
                 left_out[name] = mpi
@@ -83,9 +82,7 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
         else:
             comm = Communicator(rank, ranks, meet, timeout=DEADLINE_S, algorithm=plan.algorithm)
             prepare[name] = partial(_numpy_runner, plan, rank, ranks, comm)
-    if plan.op == "ddp":
-        left_out |= {name: "it is no backend of torch" for name in prepare if name not in groups}
-    elif plan.op != "barrier":
+    if plan.op not in ("barrier", "ddp"):
         prepare[MEMCPY] = memcpy_runner
     about = _about(plan, meet, has_torch, mpi)
 
@@ -99,7 +96,7 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
 
 def _load_mpi(started_by: Launch) -> Any:
     """mpi4py's MPI for the mpirun that started this rank, or why there is none."""
-    if started_by.launcher not in launch_families():
+    if started_by.launcher not in ("mpich", "openmpi"):
         return f"the ranks were started by {started_by.launcher}, not by mpirun"
     if util.find_spec("mpi4py") is None:
         return "mpi4py is not installed"
@@ -110,10 +107,6 @@ def _load_mpi(started_by: Launch) -> Any:
         # hosts quoit may use the same MPI, from a thread of its own.
         importlib.import_module("mpi4py").rc.thread_level = "funneled"
     return importlib.import_module("mpi4py.MPI")
-
-
-def launch_families() -> tuple[str, ...]:
-    return ("mpich", "openmpi")
 
 
 def _meet_by_torch(plan: Plan) -> Meet:
@@ -244,28 +237,24 @@ def _mpi_runner(plan: Plan, rank: int, ranks: int, mpi: Any, case: Case) -> Runn
 
 
 def memcpy_runner(case: Case) -> Runner:
-    """The limit that memory sets: every rank copies what it would give."""
+    """The limit that memory sets: all ranks copy as much as the size says, at once."""
+    # Between contiguous arrays copyto is one memmove.
+    copies = [partial(np.copyto, one.take, one.give) for one in case.spare]
 
-    def copy(one: Buffers) -> None:
-        np.copyto(one.take, one.give)  # between contiguous arrays it is one memmove
-
-    def once() -> None:
-        for one in case.spare:
-            copy(one)
+    def all_of_them() -> None:
+        for copy in copies:
+            copy()
 
     def wrong() -> int:
         return sum(int(np.count_nonzero(one.take != one.give)) for one in case.spare)
 
-    if len(case.spare) == 1:
-        only = case.spare[0]
-        return Runner(partial(np.copyto, only.take, only.give), 1, case.fresh, wrong)
-    return Runner(once, len(case.spare), case.fresh, wrong)
+    once = copies[0] if len(copies) == 1 else all_of_them
+    return Runner(once, len(copies), case.fresh, wrong)
 
 
 def _about(plan: Plan, meet: Meet, has_torch: bool, mpi: Any) -> Record:
     """Collective: versions of this rank, and places of all."""
-    place = {"host": socket.gethostname(), "cores": sorted(os.sched_getaffinity(0))}
-    places = [json.loads(text) for text in meet(json.dumps(place))]
+    places = [json.loads(text) for text in meet(json.dumps(machine.place()))]
     versions = {"quoit": f"{metadata.version('quoit')} ({_core.isa()})"}
     names = ["torch"] if has_torch else []
     names += ["numpy", *(["mpi4py"] if not isinstance(mpi, str) else [])]

@@ -36,8 +36,9 @@ class Plan:
 
     op, mode: of OPS; of MODES for send_recv, else "". sizes: bytes, ascending; empty for a barrier
     and for ddp. dtype: of data.DTYPES. redop: of REDUCE_OPS. root: of a broadcast. backends: of
-    BACKENDS; strict: they were asked for by name, so none may be missing. algorithm: of quoit, or "auto". in_flight: calls at a time; 0: as the operation has
-    it. seconds: for each size; rounds: exactly so many instead, unless 0.
+    BACKENDS; strict: they were asked for by name, so none may be missing. algorithm: of quoit, or
+    "auto". in_flight: calls at a time; 0: as the operation has it. seconds: for each size; rounds:
+    exactly so many instead, unless 0.
     """
 
     op: str

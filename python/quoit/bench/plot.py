@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quoit.bench import sizes
 from quoit.bench.plan import MEMCPY, Plan
@@ -52,11 +52,9 @@ def _curves(rows: Sequence[Row], axes: Axes, whats: Sequence[tuple[str, str]]) -
             for row in rows
             if name in row.peers and (value := getattr(row.peers[name], what)) is not None
         ]
-        style = {"markersize": 4, **_STYLES.get(name, {"marker": "."})}
-        limit = f"{name} (limit)" if name == MEMCPY else name
-        axes.plot(
-            *zip(*points, strict=True), label=limit, zorder=3 if "quoit" in name else 2, **style
-        )  # type: ignore[arg-type]
+        style: dict[str, Any] = {"markersize": 4, **_STYLES.get(name, {"marker": "."})}
+        style["label"] = f"{name} (limit)" if name == MEMCPY else name
+        axes.plot(*zip(*points, strict=True), zorder=3 if "quoit" in name else 2, **style)
     axes.set(xscale="log", yscale="log", xlabel="size, bytes", ylabel=label)
     every = -(-len(rows) // _MOST_TICKS)
     ticks = [row.bytes for row in rows[::every]]

@@ -26,6 +26,11 @@ class Launched:
         return next((record for record in self.records if "about" in record), {})
 
     @property
+    def left_out(self) -> dict[str, str]:
+        """Who, and why."""
+        return {self._named(peer): why for peer, why in self.about.get("left_out", {}).items()}
+
+    @property
     def error(self) -> str:
         return next((record["error"] for record in self.records if "error" in record), "")
 
@@ -35,14 +40,14 @@ class Launched:
         return [
             {
                 **record,
-                "peers": {
-                    (self.mpi or peer) if peer == "mpi" else peer: times
-                    for peer, times in record["peers"].items()
-                },
+                "peers": {self._named(peer): times for peer, times in record["peers"].items()},
             }
             for record in self.records
             if "peers" in record
         ]
+
+    def _named(self, peer: str) -> str:
+        return (self.mpi or peer) if peer == "mpi" else peer
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,14 @@ _LEFT = ("peer", "backend", "best peer", "type", "redop")  # columns of words
 
 
 def show(facts: Mapping[str, str], table: Table | None, out: TextIO | None = None) -> None:
-    """With colours on a terminal, by rich where that is installed."""
+    """With colours on a terminal, by rich where that is installed; else as plain text."""
     out = out or sys.stdout
-    if importlib.util.find_spec("rich") is None:
+    if not out.isatty() or importlib.util.find_spec("rich") is None:
         out.write(plain(facts, table))
         return
     from rich.console import Console
 
-    console = Console(file=out, width=None if out.isatty() else _WIDTH, highlight=False)
-    _show_rich(facts, table, console)
+    _show_rich(facts, table, Console(file=out, highlight=False))
 
 
 def _show_rich(facts: Mapping[str, str], table: Table | None, console: object) -> None:
@@ -42,7 +41,7 @@ def _show_rich(facts: Mapping[str, str], table: Table | None, console: object) -
     console.print(grid)
     if table is None:
         return
-    rich = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="cyan")
+    rich = RichTable(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, header_style="cyan")
     for heading in table.headings:
         rich.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
     for group in table.groups:

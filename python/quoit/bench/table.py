@@ -65,12 +65,13 @@ def _compact(plan: Plan, rows: Sequence[Row]) -> Table:
         fastest = min((cell.us, name) for name, cell in row.peers.items() if name != MEMCPY)[1]
         line = [Text(sizes.written(row.bytes))] if bandwidth else []
         for name in peers:
-            cell = row.peers.get(name)
-            line.append(Text(number(cell and cell.us), "best" if name == fastest else ""))
+            time = number(row.peers[name].us if name in row.peers else None)
+            line.append(Text(time, "best" if name == fastest else ""))
         own = row.peers.get(ours)
+        figures = [own.p50, own.p99] if own else [None, None]
         if bandwidth:
-            line += [Text(number(own and own.algbw)), Text(number(own and own.busbw))]
-        line += [Text(number(own and own.p50)), Text(number(own and own.p99)), _wrong(row)]
+            figures = [*([own.algbw, own.busbw] if own else [None, None]), *figures]
+        line += [*map(Text, map(number, figures)), _wrong(row)]
         line.append(_best(row))
         groups.append((tuple(line),))
     note = f"µs per call; {'algbw and busbw in GB/s, ' if bandwidth else ''}p50 and p99 of {ours}"
@@ -81,15 +82,15 @@ def _compact(plan: Plan, rows: Sequence[Row]) -> Table:
 
 def _wide(plan: Plan, rows: Sequence[Row]) -> Table:
     """A line for each size and peer, with the columns of nccl-tests and ours."""
-    headings = ("size", "count", "type", "redop", "root", "peer", "time", "algbw", "busbw")
-    headings += ("#wrong", "p50", "p99", "ratio")
+    facts = ("size", "count", "type", "redop", "root", "peer")
+    headings = (*facts, "time", "algbw", "busbw", "#wrong", "p50", "p99", "ratio")
     groups = []
     for row in rows:
         lines: list[tuple[Text, ...]] = []
         for name, cell in row.peers.items():
             first = not lines
-            facts = (str(row.bytes), str(row.count), plan.dtype, redop(plan), root(plan))
-            own = [Text(fact if first else "") for fact in facts]
+            same = (str(row.bytes), str(row.count), plan.dtype, redop(plan), root(plan))
+            own = [Text(fact if first else "") for fact in same]
             bandwidths = [Text(number(cell.algbw)), Text(number(cell.busbw))]
             rest = [Text(number(cell.p50)), Text(number(cell.p99)), _ratio(cell)]
             wrong = Text(
