@@ -33,6 +33,13 @@ _END_S = 20.0
 _MACHINE = 254  # the last number of this machine's own address among the hosts
 # A host of its own in more than the network: a name, and a /dev/shm.
 _ENTER = 'hostname "$0" && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+# Called as ssh is: options, a host, a command for its shell.
+_SSH = f"""#!/bin/sh
+while case "$1" in -*) true ;; *) false ;; esac; do shift; done
+host=$1
+shift
+exec ip netns exec "$host" unshare --uts --mount sh -c '{_ENTER}' "$host" sh -c "$*"
+"""
 
 
 class Cluster:
@@ -110,6 +117,15 @@ class Cluster:
         """What to put in front of a command to run it on a host."""
         inside = f"ip netns exec {self.name(host)} unshare --uts --mount sh -c"
         return [*inside.split(), _ENTER, self.name(host)]
+
+    def write_ssh(self, program: Path) -> None:
+        """Writes a program that stands in for ssh between the hosts, for an mpirun to call.
+
+        PROGRAM [options] HOST COMMAND... runs the command on the host of that name. Options that
+        take an argument of their own are not understood.
+        """
+        program.write_text(_SSH)
+        program.chmod(0o755)
 
     def cut(self, host: int) -> None:
         """Cuts the host off: nothing reaches it and nothing leaves it."""
