@@ -43,9 +43,7 @@ def size(text: str) -> int:
     """
     found = re.fullmatch(rf"{_NUMBER}\s*([kmgt]?)(i?)(b?)", text.strip().lower())
     if found is None or (found[3] and not found[4]):
-        raise ValueError(
-            f"{text!r} is no size: write a number of bytes, such as 64K, 25MB or 1GiB"
-        )
+        raise ValueError(f"{text!r} is no size: write a number of bytes, such as 64K, 25MB or 1GiB")
     decimal = found[2] and found[4] and not found[3]
     return round(float(found[1]) * float(1000 if decimal else 1024) ** _STEPS[found[2]])
 

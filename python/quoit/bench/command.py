@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Protocol
 
-from quoit.bench import export, launch, machine, plot, progress, results, show, table
+from quoit.bench import export, hosts, launch, machine, plot, progress, results, show, table
 from quoit.bench import options as command_line
 from quoit.bench.launch import Launcher
 from quoit.bench.plan import REDUCING, Plan, Record
@@ -17,6 +18,14 @@ from quoit.bench.results import Launched
 from quoit.launch import Launch, detect
 
 INTERRUPTED = 130
+
+
+class Starters(Protocol):
+    """Where launchers come from: the module `launch`, or hosts that are up."""
+
+    def by_mpirun(self, family: str, threads: int) -> Launcher: ...
+
+    def by_quoit(self, threads: int) -> Launcher: ...
 
 
 def main(options: argparse.Namespace) -> int:
@@ -36,7 +45,9 @@ def main(options: argparse.Namespace) -> int:
 
 def _outside(options: argparse.Namespace) -> int:
     """Starts the ranks itself."""
+    cluster = hosts.asked(options)
     ranks = command_line.ranks(options) or (1 if options.op == "codec" else 2)
+    ranks = cluster.ranks if cluster else ranks
     plan = command_line.plan(options, ranks)
     command_line.check_outputs(options)
     load = machine.load()
@@ -46,7 +57,21 @@ def _outside(options: argparse.Namespace) -> int:
         with progress.bar(plan, 1) as hearing:
             launched = [Launched("this process", "", tuple(codec.work(plan, hearing("codec"))))]
         return _report(options, plan, ranks, launched, {}, load)
-    found, missing = _launchers(plan, command_line.launchers(options))
+    names = command_line.launchers(options)
+    if cluster is None:
+        launches, missing = _launched(plan, ranks, names, launch)
+        return _report(options, plan, ranks, launches, missing, load)
+    with hosts.up(cluster) as there:
+        launches, missing = _launched(plan, ranks, names, there)
+        facts = there.facts(plan.op)
+    return _report(options, plan, ranks, launches, missing, load, facts)
+
+
+def _launched(
+    plan: Plan, ranks: int, names: Sequence[str], starters: Starters
+) -> tuple[list[Launched], dict[str, str]]:
+    """Runs the plan under each launcher; the second: which MPIs are not there, and why."""
+    found, missing = _launchers(plan, names, starters)
     launches: list[Launched] = []
     with progress.bar(plan, len(found)) as hearing:
         for launcher in found:
@@ -57,18 +82,20 @@ def _outside(options: argparse.Namespace) -> int:
                 _say(outcome.words)
             if launches[-1].error:
                 raise ValueError(f"--backends: {launches[-1].error}")
-    return _report(options, plan, ranks, launches, missing, load)
+    return launches, missing
 
 
-def _launchers(plan: Plan, named: Sequence[str]) -> tuple[list[Launcher], dict[str, str]]:
+def _launchers(
+    plan: Plan, named: Sequence[str], starters: Starters
+) -> tuple[list[Launcher], dict[str, str]]:
     """Who shall start the ranks; and which MPIs are not there, and why."""
     threads = plan.torch_threads
     missing: dict[str, str] = {}
     if named:
         made = [
-            launch.by_quoit(threads)
+            starters.by_quoit(threads)
             if name == launch.QUOIT_RUN
-            else launch.by_mpirun(name, threads)
+            else starters.by_mpirun(name, threads)
             for name in named
         ]
         return made, missing
@@ -78,11 +105,11 @@ def _launchers(plan: Plan, named: Sequence[str]) -> tuple[list[Launcher], dict[s
             if why := launch.no_mpi(family):
                 missing[name] = why
             else:
-                made.append(launch.by_mpirun(family, threads))
+                made.append(starters.by_mpirun(family, threads))
         if not made and plan.strict:
             said = "; ".join(f"{name}: {why}" for name, why in missing.items())
             raise ValueError(f"--backends mpi: {said}")
-    return made or [launch.by_quoit(threads)], missing
+    return made or [starters.by_quoit(threads)], missing
 
 
 def _inside(options: argparse.Namespace, started_by: Launch) -> int:
@@ -92,6 +119,8 @@ def _inside(options: argparse.Namespace, started_by: Launch) -> int:
     asked = command_line.ranks(options)
     if asked and asked != started_by.size:
         raise ValueError(f"-n {asked}: {started_by.launcher} has started {started_by.size} ranks")
+    if options.cluster:
+        raise ValueError(f"--cluster: {started_by.launcher} has already started the ranks")
     if options.launcher:
         raise ValueError(f"--launcher: {started_by.launcher} has already started the ranks")
     plan = command_line.plan(options, started_by.size)
@@ -128,9 +157,10 @@ def _report(
     launches: Sequence[Launched],
     missing: dict[str, str],
     load: float,
+    cluster: Mapping[str, str] | None = None,
 ) -> int:
     rows = results.rows(plan, ranks, launches)
-    facts = _facts(plan, ranks, launches, missing, load)
+    facts = {**_facts(plan, ranks, launches, missing, load), **(cluster or {})}
     cells = table.of(plan, rows, options.wide) if rows else None
     if options.markdown:
         print(show.markdown(facts, cells), end="")

@@ -7,7 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from quoit.bench import sizes
+from quoit.bench import hosts, sizes
 from quoit.bench.cases import bytes_needed
 from quoit.bench.data import DTYPES, most_ranks
 from quoit.bench.plan import BACKENDS, MODES, OPS, REDUCE_OPS, REDUCING, SPLITTING, Plan
@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument(
         "--torch-threads", default="1", metavar="N", help="of each rank (default: %(default)s)"
     )
+    hosts.configure(parser)
     what = parser.add_argument_group("what")
     what.add_argument("-b", "--begin", metavar="SIZE", help="the first size: 4, 16K, 64M, 1G")
     what.add_argument("-e", "--end", metavar="SIZE", help="the last size (default: 64M)")
