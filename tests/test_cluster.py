@@ -30,7 +30,8 @@ def _namespaces() -> str:
 def test_hosts_have_names_addresses_and_no_common_memory() -> None:
     script = (
         "import os, socket; print(socket.gethostname()); open('/dev/shm/mine', 'x').close();"
-        "print(socket.create_connection((os.environ['PEER'], 4711), 5).getsockname()[0])"
+        "print(socket.create_connection((os.environ['PEER'], 4711), 5).getsockname()[0]);"
+        "print(os.readlink('/proc/self/ns/ipc'))"
     )
     listen = "import socket; s = socket.create_server(('', 4711)); print('on', flush=True); "
     with Cluster(2, rate="100mbit") as cluster:
@@ -45,7 +46,9 @@ def test_hosts_have_names_addresses_and_no_common_memory() -> None:
             {"PEER": cluster.address(0)},
             stdout=subprocess.PIPE,
         )
-        assert caller.communicate(timeout=20)[0].split() == [cluster.name(1), cluster.address(1)]
+        name, address, ipc = caller.communicate(timeout=20)[0].split()
+        assert (name, address) == (cluster.name(1), cluster.address(1))
+        assert ipc != os.readlink("/proc/self/ns/ipc")
         server.wait(20)
         name = cluster.name(0)
         assert name in _namespaces()

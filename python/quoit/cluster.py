@@ -2,7 +2,7 @@
 
 For tests and benchmarks of what happens between hosts. Needs root (CAP_NET_ADMIN and
 CAP_SYS_ADMIN) and the programs `ip`, `unshare` and, for a rate, `tc`. Every host has its own name,
-network and /dev/shm, so that ranks on different ones share no memory.
+network, IPC and /dev/shm, so that ranks on different ones share no memory.
 
     with Cluster(2, rate="1gbit", delay="2ms") as cluster:
         ranks = [cluster.start(host, [sys.executable, "program.py"]) for host in range(2)]
@@ -31,14 +31,15 @@ _QUEUE_PACKETS = 100_000  # room for all that is on a slow link
 _READY_S = 20.0
 _END_S = 20.0
 _MACHINE = 254  # the last number of this machine's own address among the hosts
-# A host of its own in more than the network: a name, and a /dev/shm.
+# A host of its own in more than the network: a name, a /dev/shm, and IPC: by its namespace UCX, and
+# so MPICH, knows whether two ranks are on one host and may share memory.
 _ENTER = 'hostname "$0" && mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 # Called as ssh is: options, a host, a command for its shell.
 _SSH = f"""#!/bin/sh
 while case "$1" in -*) true ;; *) false ;; esac; do shift; done
 host=$1
 shift
-exec ip netns exec "$host" unshare --uts --mount sh -c '{_ENTER}' "$host" sh -c "$*"
+exec ip netns exec "$host" unshare --uts --mount --ipc sh -c '{_ENTER}' "$host" sh -c "$*"
 """
 
 
@@ -115,7 +116,7 @@ class Cluster:
 
     def command(self, host: int) -> list[str]:
         """What to put in front of a command to run it on a host."""
-        inside = f"ip netns exec {self.name(host)} unshare --uts --mount sh -c"
+        inside = f"ip netns exec {self.name(host)} unshare --uts --mount --ipc sh -c"
         return [*inside.split(), _ENTER, self.name(host)]
 
     def write_ssh(self, program: Path) -> None:
