@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Protocol
 
@@ -33,8 +35,10 @@ def main(options: argparse.Namespace) -> int:
     started_by = detect()
     inside = started_by is not None and (started_by.size > 1 or options.op != "codec")
     try:
+        if inside and started_by:
+            return _inside(options, started_by)
         with _terminated_as_interrupted():
-            return _inside(options, started_by) if inside and started_by else _outside(options)
+            return _outside(options)
     except ValueError:
         if started_by is not None and started_by.rank > 0:
             return 2  # rank 0 says it
@@ -81,7 +85,7 @@ def _launched(
             if outcome.failure:
                 _say(outcome.words)
             if launches[-1].error:
-                raise ValueError(f"--backends: {launches[-1].error}")
+                raise ValueError(launches[-1].error)
     return launches, missing
 
 
@@ -128,9 +132,18 @@ def _inside(options: argparse.Namespace, started_by: Launch) -> int:
         ranks.work(plan, started_by, lambda _: None)
         return 0
     command_line.check_outputs(options)
-    load, records, failure = machine.load(), [], ""
+    load, failure = machine.load(), ""
+    records: list[Record] = []
     name = launch.FAMILIES.get(started_by.launcher, started_by.launcher)
-    with progress.bar(plan, 1) as hearing:
+
+    def report(failure: str) -> int:
+        mpi = name if started_by.launcher in launch.FAMILIES else ""
+        launched = Launched(name, mpi, tuple(records), failure)
+        if launched.error:
+            raise ValueError(launched.error)
+        return _report(options, plan, started_by.size, [launched], {}, load)
+
+    with progress.bar(plan, 1) as hearing, _at_sigterm(lambda: report("told to end")):
         hear = hearing(name)
 
         def say(record: Record) -> None:
@@ -139,15 +152,9 @@ def _inside(options: argparse.Namespace, started_by: Launch) -> int:
 
         try:
             ranks.work(plan, started_by, say)
-        except KeyboardInterrupt:
-            raise
         except Exception as error:  # whoever noticed first that a rank is gone
-            failure = str(error) or repr(error)
-    mpi = name if started_by.launcher in launch.FAMILIES else ""
-    launched = Launched(name, mpi, tuple(records), failure)
-    if launched.error:
-        raise ValueError(f"--backends: {launched.error}")
-    return _report(options, plan, started_by.size, [launched], {}, load)
+            failure = (str(error) or repr(error)).splitlines()[0]
+    return report(failure)
 
 
 def _report(
@@ -202,9 +209,10 @@ def _facts(
         places = machine.places(abouts[0]["about"]["places"])
         threads = "one thread" if plan.torch_threads == 1 else f"{plan.torch_threads} threads"
         facts["ranks"] = f"{places}; {threads} of torch in each"
+    if versions:
+        facts["software"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     facts |= {
         "started by": ", ".join(one.name for one in launches),
-        "software": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "date": f"{machine.now()}, load {load:.2f} before",
         "command": machine.command(),
         "left out": "; ".join(f"{name} ({why})" for name, why in left_out.items()) or "nothing",
@@ -239,6 +247,36 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _at_sigterm(do: Callable[[], int]) -> Iterator[None]:
+    """When the launcher ends the ranks because one of them died, `do`, and exit with its result.
+
+    In a thread of its own, for this one may be waiting for that rank inside a library.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while number := os.read(reader, 1):
+            if number[0] == signal.SIGTERM:
+                code = do()
+                sys.stdout.flush()
+                os._exit(code)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    fd = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(fd)
+        signal.signal(signal.SIGTERM, before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
 
 
 def _say(words: str) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from quoit.cores import usable_cores
+from quoit.cores import cpu_quota
 
 _BUSY = 0.3  # load, as a part of the cores
 
@@ -22,7 +22,7 @@ _BUSY = 0.3  # load, as a part of the cores
 def hardware(root: Path = Path("/")) -> str:
     """Processor, cores, caches, memory."""
     cpu = re.search(r"^model name\s*: (.*)$", _read(root / "proc/cpuinfo"), re.MULTILINE)
-    parts = [cpu[1] if cpu else platform.machine(), f"{usable_cores()} cores"]
+    parts = [cpu[1] if cpu else platform.machine(), f"{_cores()} cores"]
     with suppress(OSError, ValueError):
         caches = list((root / "sys/devices/system/cpu/cpu0/cache").glob("index*"))
         last = max(caches, key=lambda cache: int(_read(cache / "level")))
@@ -39,7 +39,7 @@ def load() -> float:
 
 
 def is_busy(load: float) -> bool:
-    return load > _BUSY * usable_cores()
+    return load > _BUSY * _cores()
 
 
 def place() -> dict[str, Any]:
@@ -83,6 +83,12 @@ def command() -> str:
 
 def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _cores() -> int:
+    """Of the machine, whatever this process is bound to; as many as it has of a part of one."""
+    quota = cpu_quota()
+    return max(1, min(os.cpu_count() or 1, int(quota) if quota else sys.maxsize))
 
 
 def _read(path: Path) -> str:

@@ -33,10 +33,15 @@ Say = Callable[[Record], None]
 def work(plan: Plan, started_by: Launch, say: Say) -> None:
     """Measures the plan as one of the launcher's ranks; of `say`, only rank 0's is used."""
     faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
-    peers = connect(plan, started_by)
-    tell: Say = say if peers.control.rank == 0 else (lambda _: None)
+    tell: Say = say if started_by.rank == 0 else (lambda _: None)
+    try:
+        peers = connect(plan, started_by)
+    except ValueError as error:  # an algorithm that there is not, a variable that makes no sense
+        tell({"error": str(error)})
+        return
     if plan.strict and peers.left_out:
-        tell({"error": "; ".join(f"{name}: {why}" for name, why in peers.left_out.items())})
+        why = (f"--backends {name}: {why}" for name, why in peers.left_out.items())
+        tell({"error": "; ".join(why)})
         peers.close()
         return
     gc.disable()  # a collection would land in somebody's turn

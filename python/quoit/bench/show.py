@@ -23,7 +23,11 @@ def show(facts: Mapping[str, str], table: Table | None, out: TextIO | None = Non
         return
     from rich.console import Console
 
-    _show_rich(facts, table, Console(file=out, highlight=False))
+    console = Console(file=out, highlight=False)
+    if table is not None:
+        # A line that is too long is better than figures that are cut off.
+        console.width = max(console.width, sum(_widths(table)) + 2 * len(table.headings))
+    _show_rich(facts, table, console)
 
 
 def _show_rich(facts: Mapping[str, str], table: Table | None, console: object) -> None:

@@ -9,6 +9,8 @@ from quoit.bench import results, sizes
 from quoit.bench.plan import MEMCPY, REDUCING, Plan
 from quoit.bench.results import Cell, Row
 
+_OF_RANKS = ("redop", "root", "busbw")  # columns
+
 
 @dataclass(frozen=True)
 class Text:
@@ -82,27 +84,40 @@ def _compact(plan: Plan, rows: Sequence[Row]) -> Table:
 
 def _wide(plan: Plan, rows: Sequence[Row]) -> Table:
     """A line for each size and peer, with the columns of nccl-tests and ours."""
-    facts = ("size", "count", "type", "redop", "root", "peer")
-    headings = (*facts, "time", "algbw", "busbw", "#wrong", "p50", "p99", "ratio")
     groups = []
+    headings: tuple[str, ...] = ()
     for row in rows:
         lines: list[tuple[Text, ...]] = []
         for name, cell in row.peers.items():
-            first = not lines
-            same = (str(row.bytes), str(row.count), plan.dtype, redop(plan), root(plan))
-            own = [Text(fact if first else "") for fact in same]
-            bandwidths = [Text(number(cell.algbw)), Text(number(cell.busbw))]
-            rest = [Text(number(cell.p50)), Text(number(cell.p99)), _ratio(cell)]
-            wrong = Text(
-                "–" if cell.wrong is None else str(cell.wrong), "bad" if cell.wrong else ""
-            )
-            lines.append((*own, Text(name), Text(number(cell.us)), *bandwidths, wrong, *rest))
+            columns = {
+                "size": str(row.bytes),
+                "count": str(row.count),
+                "type": plan.dtype,
+                "redop": redop(plan),
+                "root": root(plan),
+            }
+            if lines:
+                columns = dict.fromkeys(columns, "")  # said once for each size
+            columns |= {
+                "peer": name,
+                "time": number(cell.us),
+                "algbw": number(cell.algbw),
+                "busbw": number(cell.busbw),
+            }
+            texts = {heading: Text(text) for heading, text in columns.items()}
+            texts["#wrong"] = _errors(cell)
+            texts |= {"p50": Text(number(cell.p50)), "p99": Text(number(cell.p99))}
+            texts["ratio"] = _ratio(cell)
+            if plan.op == "codec":  # it moves nothing between ranks
+                texts = {h: text for h, text in texts.items() if h not in _OF_RANKS}
+            lines.append(tuple(texts.values()))
+            headings = tuple(texts)
         groups.append(tuple(lines))
     against = results.base(plan, _peers(rows))
     note = "size in bytes, times in µs, algbw and busbw in GB/s"
-    return Table(
-        headings, tuple(groups), note + (f"; ratio: time / {against}'s" if against else "")
-    )
+    if against:
+        note += f"; ratio: time / {against}'s"
+    return Table(headings, tuple(groups), note)
 
 
 def _steps(rows: Sequence[Row]) -> Table:
@@ -111,14 +126,17 @@ def _steps(rows: Sequence[Row]) -> Table:
     lines = []
     for name, cell in rows[0].peers.items() if rows else ():
         exposed = cell.exposed_us or 0.0
-        wrong = Text("–" if cell.wrong is None else str(cell.wrong), "bad" if cell.wrong else "")
         times = [cell.us, cell.alone_us or 0.0, exposed]
         texts = [Text(number(time / 1e3)) for time in times]
         share = Text(f"{100 * exposed / cell.us:.1f} %")
         quantiles = [Text(number(cell.p50 / 1e3)), Text(number(cell.p99 / 1e3))]
-        lines.append((Text(name), *texts, share, *quantiles, wrong, _ratio(cell)))
+        lines.append((Text(name), *texts, share, *quantiles, _errors(cell), _ratio(cell)))
     note = "ms per step; alone: without communication; exposed: what communication adds to it; "
     return Table(headings, (tuple(lines),), note + "share: of the step; ratio: exposed / quoit's")
+
+
+def _errors(cell: Cell) -> Text:
+    return Text("–" if cell.wrong is None else str(cell.wrong), "bad" if cell.wrong else "")
 
 
 def _wrong(row: Row) -> Text:
