@@ -245,6 +245,24 @@ def fsdp(pg: Any) -> None:
 
 
 @case
+def fsdp_in_memory_that_ranks_share(pg: Any) -> None:
+    """FSDP takes its buffers from the backend's allocate_tensor; so may anybody."""
+    device, n = torch.device("cpu"), dist.get_world_size()
+    backend = pg._get_backend(device)
+    assert backend.supports_tensor_alloc(device)
+    tensor = backend.allocate_tensor(100_000, dtype=torch.float64, device=device)
+    assert tensor.shape == (100_000,) and tensor.dtype == torch.float64
+    tensor.copy_(torch.arange(100_000) + dist.get_rank())
+    dist.all_reduce(tensor)
+    assert torch.equal(tensor, n * torch.arange(100_000.0).double() + n * (n - 1) / 2)
+
+    model = _sharded(init_device_mesh("cpu", (n,)))
+    model.set_allocate_memory_from_process_group_for_comm(True)
+    _train(model, _adam(model))
+    _same(model, _alone(_adam))
+
+
+@case
 def fsdp_in_float32(pg: Any) -> None:
     """Here FSDP asks for AVG, and for PREMUL_SUM when it is told what to divide by."""
     n, rank = dist.get_world_size(), dist.get_rank()

@@ -37,6 +37,7 @@ Communicator::Communicator(Engine& engine, Membership membership)
   QUOIT_CHECK(
       us_.algorithm != Algorithm::Direct || shape_.hosts == 1, UsageError,
       "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");
+  board().use(engine_.arena());
   engine_.join(*this);
 }
 
@@ -229,6 +230,9 @@ Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOption
   if (from != kAnySource) check_rank(from, "source");
   check_tag(tag, "recv");
   const Call call{into.count, 0, from, Op::Recv, into.dtype};
+  if (options.mode == Engine::Mode::Now && from != kAnySource)
+    return start(call, receive_message(*us_.network, from, tag, into), options,
+                 Engine::Order::AtOnce);
   const Handle work = begin(call, options);
   engine_.submit(*this, work, receive_message(*us_.network, from, tag, into, *work),
                  Engine::Order::AtOnce, options.mode);
@@ -297,6 +301,13 @@ Communicator::Handle Communicator::begin(const Call& call, CallOptions& options)
 
 Communicator::Handle Communicator::start(const Call& call, Task task, CallOptions& options,
                                          Engine::Order order) {
+  if (options.mode == Engine::Mode::Now && !options.epilogue) {
+    Attempt attempt(engine_, *this, std::move(task), order);
+    if (attempt.done()) return nullptr;
+    const Handle work = begin(call, options);
+    attempt.submit(work);
+    return work;
+  }
   const Handle work = begin(call, options);
   engine_.submit(*this, work, std::move(task), order, options.mode);
   return work;

@@ -13,7 +13,7 @@
 #include "collective/cost.h"
 #include "collective/hierarchy.h"
 #include "collective/messages.h"
-#include "engine/engine.h"
+#include "engine/attempt.h"
 #include "transport/host_segment.h"
 
 namespace quoit {
@@ -34,7 +34,8 @@ struct Membership {
   std::optional<Costs> costs;             // of the links; measured when they are first needed
 };
 
-// How to make one call.
+// How to make one call. In Mode::Now it returns null when it is over and went well; otherwise the
+// handle must be waited for at once, and given what `keep` would have held (Work::hold).
 struct CallOptions {
   Seconds timeout{0};  // 0: the group's
   Engine::Mode mode = Engine::Mode::Foreground;
@@ -112,6 +113,7 @@ class Communicator final : public Group {
 
   // For the engine.
   bool progress() override { return us_.network->progress(); }
+  void ring_peers() override { board().ring_peers(); }
   std::optional<std::string> failure(bool thorough) override;
   std::optional<std::string> departed(int peer) override;
   void announce_fault(const std::string& why) override;

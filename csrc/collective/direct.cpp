@@ -1,6 +1,7 @@
 #include "collective/direct.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/copy.h"
 
@@ -14,6 +15,17 @@ constexpr std::size_t kOneRound = 16 * 1024;
 View window(View view, std::size_t k, std::size_t span) {
   const std::size_t begin = std::min(k * span, view.count);
   return view.at({begin, std::min(span, view.count - begin)});
+}
+
+// Puts round `k` of `view` into this rank's slot; takes it out of another's.
+void put_window(Board& board, Board::Round round, View view, std::size_t k, std::size_t span) {
+  const View part = window(view, k, span);
+  board.writer().put(part.data, board.payload(board.rank(), round, Board::kSlot), part.bytes());
+}
+void take_window(Board& board, Board::Round round, int rank, View view, std::size_t k,
+                 std::size_t span) {
+  const View part = window(view, k, span);
+  copy_bytes(board.payload(rank, round, Board::kSlot), part.data, part.bytes());
 }
 
 // Rounds that carry `count` elements, `span` each; at least one, so that ranks always compare
@@ -55,13 +67,64 @@ struct Blocks {
   std::size_t span;
 };
 
+// Where to read what each rank gives to a collective: in its slots, or, when it lies in an arena,
+// in place, which spares its owner the copy into the slots. Ranks need not be alike in this.
+class Sources {
+ public:
+  // This rank gives `bytes` at `data`.
+  Sources(Board& board, const std::byte* data, std::size_t bytes)
+      : board_(board), bases_(static_cast<std::size_t>(board.size())) {
+    if (bytes >= kWorthMapping) mine_ = board.arena().place_of(data, bytes);
+  }
+
+  [[nodiscard]] bool mine_in_place() const { return mine_.shared(); }
+
+  // Before this rank publishes the collective's first round.
+  void announce() const {
+    std::memcpy(board_.payload(board_.rank(), board_.next(), sizeof mine_), &mine_, sizeof mine_);
+  }
+
+  // When everybody has published it.
+  void learn(Board::Round round) {
+    for (int r = 0; r < board_.size(); ++r) {
+      Place place;
+      std::memcpy(&place, board_.payload(r, round, sizeof place), sizeof place);
+      if (!place.shared()) continue;
+      some_in_place_ = true;
+      if (r != board_.rank()) bases_[static_cast<std::size_t>(r)] = board_.arena().window(place);
+    }
+  }
+
+  // Byte `offset` of what `rank` gives, or null when it is in the slots.
+  [[nodiscard]] const std::byte* in_place(int rank, std::size_t offset) const {
+    const std::byte* const base = bases_[static_cast<std::size_t>(rank)];
+    return base == nullptr ? nullptr : base + offset;
+  }
+
+  // At the end: nobody may change what others still read.
+  Task finish(Call call) const {
+    if (!some_in_place_) co_return;
+    Published everyone(board_, board_.publish(call));
+    co_await everyone;
+  }
+
+ private:
+  static_assert(sizeof(Place) <= Board::kInline);
+  // Below this a slot is in cache anyway, and the last round costs as much as the copy.
+  static constexpr std::size_t kWorthMapping = 128 * 1024;
+
+  Board& board_;
+  Place mine_;
+  bool some_in_place_ = false;
+  std::vector<const std::byte*> bases_;
+};
+
 // The skeleton of most collectives: `write(k, round)` fills this rank's slot, `read(k, round)` uses
 // the others'. A rank publishes one round ahead of the one it reads, so that nobody waits for a
-// copy. A round moves `bytes` through a slot, the last one perhaps fewer.
+// copy. A round moves a slot, the last one perhaps less.
 template <class Write, class Read>
-Task run_rounds(Board& board, const Call& call, std::size_t rounds, std::size_t bytes, Write write,
-                Read read) {
-  board.writer().begin(call.op, rounds * bytes);
+Task run_rounds(Board& board, const Call& call, std::size_t rounds, Write write, Read read) {
+  board.writer().begin(call.op, rounds * Board::kSlot);
   const auto publish = [&](std::size_t k) {
     write(k, board.next());
     return board.publish(call);
@@ -72,7 +135,7 @@ Task run_rounds(Board& board, const Call& call, std::size_t rounds, std::size_t 
     Published everyone(board, current);
     co_await everyone;
     read(k, current);
-    board.writer().moved(bytes);
+    board.writer().moved(Board::kSlot);
     current = next;
   }
 }
@@ -101,8 +164,13 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
   const std::size_t rounds = rounds_for(in.count, span);
   const bool receives = receiver < 0 || receiver == me;
   std::vector<const std::byte*> inputs(n);
+  // A rank whose buffer others can read neither stages its pieces nor publishes its result.
+  const bool in_place = receiver < 0 && in.data == out.data;
+  Sources sources(board, in.data, in_place ? in.bytes() : 0);
 
   const auto stage = [&](std::size_t k) {
+    if (k == 0) sources.announce();
+    if (sources.mine_in_place()) return board.publish(call);
     const View all = window(in, k, span);
     std::byte* const slot = board.payload(me, board.next(), Board::kSlot);
     for (std::size_t r = 0; r < n; ++r) {
@@ -121,14 +189,20 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
     const View to = window(out, k, span);
     Published contributions(board, staged);
     co_await contributions;
+    if (k == 0) sources.learn(staged);
+    const std::size_t begin = k * Board::kSlot;
     const Slice mine = Slice{0, from.count}.piece(n, static_cast<std::size_t>(me));
-    for (std::size_t r = 0; r < n; ++r)
-      inputs[r] =
-          static_cast<int>(r) == me
-              ? from.at(mine).data
-              : board.payload(static_cast<int>(r), staged, Board::kSlot) + mine.begin * item;
+    for (std::size_t r = 0; r < n; ++r) {
+      const int rank = static_cast<int>(r);
+      const std::byte* const there = sources.in_place(rank, begin + mine.begin * item);
+      inputs[r] = rank == me ? from.at(mine).data
+                  : there    ? there
+                             : board.payload(rank, staged, Board::kSlot) + mine.begin * item;
+    }
     std::byte* const shared = board.payload(me, board.next(), Board::kSlot);
-    if (!receives) {
+    if (sources.mine_in_place()) {
+      reduce(in.dtype, step, inputs, to.at(mine).data, nullptr, mine.count);
+    } else if (!receives) {
       reduce(in.dtype, step, inputs, shared, nullptr, mine.count);
     } else if (board.writer().way() == SlotWriter::Way::Plain) {
       reduce(in.dtype, step, inputs, to.at(mine).data, shared, mine.count);
@@ -142,14 +216,16 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
       Published result(board, reduced, peer, peer + 1);
       co_await result;
       const Slice theirs = Slice{0, from.count}.piece(n, static_cast<std::size_t>(peer));
+      const std::byte* const there = sources.in_place(peer, begin + theirs.begin * item);
       if (receives)
-        copy_bytes(board.payload(peer, reduced, Board::kSlot), to.at(theirs).data,
+        copy_bytes(there ? there : board.payload(peer, reduced, Board::kSlot), to.at(theirs).data,
                    theirs.count * item);
     }
     board.writer().moved(from.bytes());
     staged = ahead;
     if (k + 2 < rounds) ahead = stage(k + 2);
   }
+  co_await sources.finish(call);
 }
 
 }  // namespace
@@ -168,31 +244,55 @@ Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View o
   const int me = board.rank();
   const Blocks blocks(board, out.dtype);
   std::vector<const std::byte*> inputs(in.size());
-  const auto write = [&](std::size_t k, Board::Round round) { blocks.put(in, k, round); };
+  // Blocks that follow one another in memory are one source; mine begins at `before` in each.
+  std::size_t total = 0;
+  std::size_t before = 0;
+  bool contiguous = true;
+  for (int r = 0; r < board.size(); ++r) {
+    if (r == me) before = total;
+    contiguous = contiguous && in[static_cast<std::size_t>(r)].data == in[0].data + total;
+    total += in[static_cast<std::size_t>(r)].bytes();
+  }
+  Sources sources(board, in[0].data, contiguous ? total : 0);
+  const auto write = [&](std::size_t k, Board::Round round) {
+    if (k == 0) sources.announce();
+    if (!sources.mine_in_place()) blocks.put(in, k, round);
+  };
   const auto read = [&](std::size_t k, Board::Round round) {
+    if (k == 0) sources.learn(round);
     const View mine = window(in[static_cast<std::size_t>(me)], k, blocks.span);
-    for (int r = 0; r < board.size(); ++r)
-      inputs[static_cast<std::size_t>(r)] = r == me ? mine.data : blocks.at(me, r, round);
+    for (int r = 0; r < board.size(); ++r) {
+      const std::byte* const there = sources.in_place(r, before + k * blocks.span * blocks.item);
+      inputs[static_cast<std::size_t>(r)] = r == me ? mine.data
+                                            : there ? there
+                                                    : blocks.at(me, r, round);
+    }
     reduce(out.dtype, step, inputs, window(out, k, blocks.span).data, nullptr, mine.count);
   };
-  co_await run_rounds(board, call, rounds_for(longest(in), blocks.span), Board::kSlot, write, read);
+  co_await run_rounds(board, call, rounds_for(longest(in), blocks.span), write, read);
+  co_await sources.finish(call);
 }
 
 Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs) {
   const int me = board.rank();
   const std::size_t span = Board::kSlot / size_of(in.dtype);
+  Sources sources(board, in.data, in.bytes());
   const auto write = [&](std::size_t k, Board::Round round) {
-    const View part = window(in, k, span);
-    board.writer().put(part.data, board.payload(me, round, Board::kSlot), part.bytes());
+    if (k == 0) sources.announce();
+    if (!sources.mine_in_place()) put_window(board, round, in, k, span);
   };
   const auto read = [&](std::size_t k, Board::Round round) {
+    if (k == 0) sources.learn(round);
     for (int r = 0; r < board.size(); ++r) {
+      if (r == me) continue;
       const View part = window(outs[static_cast<std::size_t>(r)], k, span);
-      if (r != me) copy_bytes(board.payload(r, round, Board::kSlot), part.data, part.bytes());
+      const std::byte* const there = sources.in_place(r, k * Board::kSlot);
+      copy_bytes(there ? there : board.payload(r, round, Board::kSlot), part.data, part.bytes());
     }
   };
   copy_bytes(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
-  co_await run_rounds(board, call, rounds_for(longest(outs), span), Board::kSlot, write, read);
+  co_await run_rounds(board, call, rounds_for(longest(outs), span), write, read);
+  co_await sources.finish(call);
 }
 
 Task direct_all_to_all(Board& board, Call call, std::vector<View> ins, std::vector<View> outs) {
@@ -207,42 +307,34 @@ Task direct_all_to_all(Board& board, Call call, std::vector<View> ins, std::vect
   };
   copy_bytes(ins[static_cast<std::size_t>(me)].data, outs[static_cast<std::size_t>(me)].data,
              ins[static_cast<std::size_t>(me)].bytes());
-  co_await run_rounds(board, call, rounds_for(longest(ins), blocks.span), Board::kSlot, write,
-                      read);
+  co_await run_rounds(board, call, rounds_for(longest(ins), blocks.span), write, read);
 }
 
 Task direct_broadcast(Board& board, Call call, View data, int root) {
   const bool sends = board.rank() == root;
   const std::size_t span = Board::kSlot / size_of(data.dtype);
   const auto write = [&](std::size_t k, Board::Round round) {
-    const View part = window(data, k, span);
-    if (sends)
-      board.writer().put(part.data, board.payload(root, round, Board::kSlot), part.bytes());
+    if (sends) put_window(board, round, data, k, span);
   };
   const auto read = [&](std::size_t k, Board::Round round) {
-    const View part = window(data, k, span);
-    if (!sends) copy_bytes(board.payload(root, round, Board::kSlot), part.data, part.bytes());
+    if (!sends) take_window(board, round, root, data, k, span);
   };
-  co_await run_rounds(board, call, rounds_for(data.count, span), Board::kSlot, write, read);
+  co_await run_rounds(board, call, rounds_for(data.count, span), write, read);
 }
 
 Task direct_gather(Board& board, Call call, View in, std::vector<View> outs, int root) {
   const int me = board.rank();
   const std::size_t span = Board::kSlot / size_of(in.dtype);
   const auto write = [&](std::size_t k, Board::Round round) {
-    const View part = window(in, k, span);
-    if (me != root)
-      board.writer().put(part.data, board.payload(me, round, Board::kSlot), part.bytes());
+    if (me != root) put_window(board, round, in, k, span);
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     if (me != root) return;
-    for (int r = 0; r < board.size(); ++r) {
-      const View part = window(outs[static_cast<std::size_t>(r)], k, span);
-      if (r != me) copy_bytes(board.payload(r, round, Board::kSlot), part.data, part.bytes());
-    }
+    for (int r = 0; r < board.size(); ++r)
+      if (r != me) take_window(board, round, r, outs[static_cast<std::size_t>(r)], k, span);
   };
   if (me == root) copy_bytes(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
-  co_await run_rounds(board, call, rounds_for(in.count, span), Board::kSlot, write, read);
+  co_await run_rounds(board, call, rounds_for(in.count, span), write, read);
 }
 
 Task direct_scatter(Board& board, Call call, std::vector<View> ins, View out, int root) {
@@ -256,12 +348,12 @@ Task direct_scatter(Board& board, Call call, std::vector<View> ins, View out, in
     if (me != root) copy_bytes(blocks.at(me, root, round), part.data, part.bytes());
   };
   if (me == root) copy_bytes(ins[static_cast<std::size_t>(me)].data, out.data, out.bytes());
-  co_await run_rounds(board, call, rounds_for(out.count, blocks.span), Board::kSlot, write, read);
+  co_await run_rounds(board, call, rounds_for(out.count, blocks.span), write, read);
 }
 
 Task direct_barrier(Board& board, Call call) {
   const auto nothing = [](std::size_t, Board::Round) {};
-  co_await run_rounds(board, call, 1, 0, nothing, nothing);
+  co_await run_rounds(board, call, 1, nothing, nothing);
 }
 
 }  // namespace quoit

@@ -135,6 +135,11 @@ Task send_message(Network& net, int to, Tag tag, View data) {
   co_await transfer;
 }
 
+Task receive_message(Network& net, int from, Tag tag, View into) {
+  Transfer transfer = net.recv(from, tag, into.raw());
+  co_await transfer;
+}
+
 Task receive_message(Network& net, int from, Tag tag, View into, Work& work) {
   Transfer transfer = net.recv(from, tag, into.raw());
   work.set_source(co_await transfer);

@@ -36,7 +36,8 @@ Task dissemination_barrier(Network& net, Ring ring);
 
 Task send_message(Network& net, int to, Tag tag, View data);
 
-// Says in `work` who sent it.
+// The second one says in `work` who sent it.
+Task receive_message(Network& net, int from, Tag tag, View into);
 Task receive_message(Network& net, int from, Tag tag, View into, Work& work);
 
 }  // namespace quoit

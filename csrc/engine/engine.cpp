@@ -3,6 +3,10 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <utility>
+
+#include "engine/pause.h"
+
 namespace quoit {
 namespace {
 
@@ -11,6 +15,8 @@ using namespace std::chrono_literals;
 constexpr auto kSpin = 100us;            // waiting caller, a core each
 constexpr auto kYield = 500us;           // waiting caller, more ranks than cores
 constexpr auto kBackgroundSpin = 20us;   // background thread: the caller computes meanwhile
+constexpr auto kDoze = 200us;            // background thread: waits for those who do not wait
+constexpr int kDozes = 25;               // in a row without anything to look after
 constexpr auto kLongestNap = 20ms;       // when arrivals ring the bell
 constexpr auto kPollNap = 50us;          // when they do not
 constexpr auto kPatrol = 1ms;            // deadlines and faults
@@ -19,22 +25,21 @@ constexpr auto kCheck = 20ms;            // the waiting caller's own deadline, C
 
 std::atomic<bool> forked_child{false};
 
-void check_not_forked() {
+}  // namespace
+
+void Engine::check_not_forked() {
   QUOIT_CHECK(
       !forked_child, UsageError,
       "a forked child process cannot use its parent's process group: start workers with the "
       "'spawn' method, or call init_process_group after forking");
 }
 
-void pause_cpu() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
+// The holder of the lock stops driving. What is finished is freed without the lock: it may hold
+// tensors, and those the interpreter's lock.
+void Engine::let_go() {
+  const std::vector<std::shared_ptr<Work>> finished = std::exchange(finished_, {});
+  driving_.unlock();
 }
-
-}  // namespace
 
 // The right to drive. Drivers look at wanted_ after every sweep and give way.
 class Engine::Turn {
@@ -49,12 +54,7 @@ class Engine::Turn {
     engine_.driving_.lock();
     engine_.wanted_.fetch_sub(1);
   }
-  void give() {
-    std::vector<std::shared_ptr<Work>> finished = std::move(engine_.finished_);
-    engine_.finished_.clear();
-    engine_.driving_.unlock();
-    // Freed here, without the lock: it may hold tensors, and those the interpreter's lock.
-  }
+  void give() { engine_.let_go(); }
   void give_way() {
     if (engine_.wanted_.load(std::memory_order_relaxed) == 0) return;
     give();
@@ -201,7 +201,7 @@ void Engine::abort(Group& group, const std::string& why) {
   if (group.broken_.empty()) fail(group, text("[quoit ", group.where(), "] ", why));
 }
 
-void Engine::submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode) {
+void Engine::submit(Group& group, std::shared_ptr<Work> work, Flow flow, Order order, Mode mode) {
   check_not_forked();
   {
     const Turn turn(*this);
@@ -211,20 +211,23 @@ void Engine::submit(Group& group, std::shared_ptr<Work> work, Task task, Order o
         fail(group, text("[quoit ", group.where(), "] ", describe(work->call()), ": ", *why), *why);
     }
     QUOIT_CHECK(group.broken_.empty(), TransportError, group.broken_);
-    in_flight_.fetch_add(1);
-    if (order == Order::InTurn) {
-      group.ordered_.emplace_back(std::move(task), std::move(work));
-      if (group.ordered_.size() == 1) advance(group);
-    } else {
-      group.free_.emplace_back(std::move(task), std::move(work));
-      advance(group);
-    }
+    enqueue(group, Job(std::move(flow), std::move(work)), order);
   }
-  if (mode == Mode::Background) drive_in_background();
+  if (mode == Mode::Either) undecided_.fetch_add(1);
+  if (mode == Mode::Background || mode == Mode::Either)
+    drive_in_background(/*at_once=*/mode == Mode::Background);
 }
 
-void Engine::drive_in_background() {
+void Engine::enqueue(Group& group, Job job, Order order) {
+  in_flight_.fetch_add(1);
+  auto& jobs = order == Order::InTurn ? group.ordered_ : group.free_;
+  jobs.push_back(std::move(job));
+  if (order == Order::AtOnce || jobs.size() == 1) advance(group);
+}
+
+void Engine::drive_in_background(bool at_once) {
   if (in_flight_.load() == 0 || waiters_.load() > 0 || !background_allowed_) return;
+  if (!at_once && dozing_) return;
   const std::lock_guard lock(idle_mutex_);
   if (stopping_) return;
   if (!background_.joinable()) background_ = std::thread([this] { run_background(); });
@@ -288,10 +291,24 @@ void Engine::run_background() {
   const auto useful = [this] {
     return in_flight_.load() > 0 && waiters_.load() == 0 && !stopping_;
   };
+  // To wake this thread takes longer than a short message does. So while the program makes calls
+  // that it may wait for at once, the thread need not be woken: it looks again every now and then.
+  int dozes = 0;
+  unsigned seen = undecided_;
   std::unique_lock lock(idle_mutex_);
   while (!stopping_) {
     if (!useful()) {
-      idle_.wait(lock);
+      if (const unsigned now = undecided_; now != seen) {
+        seen = now;
+        dozes = kDozes;
+      }
+      dozing_ = dozes > 0;
+      if (dozes > 0) {
+        --dozes;
+        idle_.wait_for(lock, kDoze);
+      } else if (!useful()) {  // asked once more, now that nobody counts on this thread
+        idle_.wait(lock);
+      }
       continue;
     }
     lock.unlock();

@@ -13,6 +13,7 @@
 
 #include "engine/callbacks.h"
 #include "engine/group.h"
+#include "transport/arena.h"
 #include "transport/bell.h"
 #include "transport/shared_memory.h"
 
@@ -32,6 +33,9 @@ class Engine {
   [[nodiscard]] Bell& bell() { return *reinterpret_cast<Bell*>(bell_memory_->data()); }
   [[nodiscard]] std::shared_ptr<SharedMemory> bell_memory() const { return bell_memory_; }
 
+  // Memory that ranks of this host read where it lies.
+  [[nodiscard]] Arena& arena() { return arena_; }
+
   void join(Group& group);
 
   // The group takes no more calls. Collectives in flight get `grace` to complete; what is not done
@@ -49,12 +53,14 @@ class Engine {
     AtOnce,  // side by side with everything (point-to-point)
   };
   enum class Mode {
+    Now,         // the caller waits at once, and needs no handle on what is done: see Attempt
     Foreground,  // the caller waits at once
     Background,  // the caller goes on computing
+    Either,      // the caller does not say: torch's send and recv
   };
 
   // Starts `task` as soon as its turn comes. Throws the group's first failure if it has failed.
-  void submit(Group& group, std::shared_ptr<Work> work, Task task, Order order, Mode mode);
+  void submit(Group& group, std::shared_ptr<Work> work, Flow flow, Order order, Mode mode);
 
   // Returns when `work` is done, driving meanwhile. Throws what the work failed with, or
   // TimeoutError at `deadline` (the work then goes on until its own deadline).
@@ -62,7 +68,7 @@ class Engine {
 
   // For work that nobody will wait() for but whose future somebody has: keeps the background thread
   // on.
-  void drive_in_background();
+  void drive_in_background(bool at_once = true);
 
   // Called every 50 ms or so by threads that wait; may throw to end the wait (Ctrl-C).
   void set_interrupt(std::function<void()> check);
@@ -74,12 +80,17 @@ class Engine {
   void stop();
 
  private:
+  friend class Attempt;
   class Turn;
   class Waiting;
   class Patience;
 
+  static void check_not_forked();
+  void let_go();
+  void enqueue(Group& group, Job job, Order order);
   bool sweep();
   bool advance(Group& group);
+  bool step(Group& group);
   void finish(Job& job, std::exception_ptr error);
   void fail(Group& group, const std::string& why) { fail(group, why, why); }
   // `told` is what the other ranks hear: of somebody else's fault, without this rank's part in it.
@@ -93,6 +104,7 @@ class Engine {
   void hand_over();
 
   std::shared_ptr<SharedMemory> bell_memory_;
+  Arena arena_;
   std::mutex driving_;
   std::vector<Group*> groups_;                   // guarded by driving_
   std::vector<std::shared_ptr<Work>> finished_;  // guarded by driving_; freed outside it
@@ -108,6 +120,8 @@ class Engine {
   std::atomic<int> bystanders_{0};     // those waiters
   std::atomic<bool> stopping_{false};  // changed under idle_mutex_
   std::atomic<bool> background_allowed_{true};
+  std::atomic<bool> dozing_{false};     // the background thread looks again by itself, soon
+  std::atomic<unsigned> undecided_{0};  // submitted in Mode::Either, ever
   std::thread background_;
   Callbacks callbacks_;
   std::function<void()> interrupt_;

@@ -12,7 +12,7 @@ namespace quoit {
 
 // One operation in flight.
 struct Job {
-  Job(Task task, std::shared_ptr<Work> work) : flow(std::move(task)), work(std::move(work)) {}
+  Job(Flow flow, std::shared_ptr<Work> work) : flow(std::move(flow)), work(std::move(work)) {}
   Flow flow;
   std::shared_ptr<Work> work;
 };
@@ -23,6 +23,9 @@ class Group {
 
   // Moves bytes; never waits. True when something moved.
   virtual bool progress() = 0;
+
+  // Wakes the ranks that sleep and may wait for what this one has published.
+  virtual void ring_peers() = 0;
 
   // Why the group cannot go on, or nothing. `thorough` also looks for dead peers (system calls).
   virtual std::optional<std::string> failure(bool thorough) = 0;
@@ -51,6 +54,7 @@ class Group {
   [[nodiscard]] virtual std::string where() const = 0;
 
  private:
+  friend class Attempt;
   friend class Engine;
   std::list<Job> ordered_;  // collectives, in the order of the calls: the first one runs
   std::list<Job> free_;     // point-to-point: all run

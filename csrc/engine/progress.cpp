@@ -44,6 +44,12 @@ bool Engine::sweep() {
 }
 
 bool Engine::advance(Group& group) {
+  const bool moved = step(group);
+  group.ring_peers();
+  return moved;
+}
+
+bool Engine::step(Group& group) {
   bool moved = group.progress();
   while (!group.ordered_.empty()) {
     Job& job = group.ordered_.front();

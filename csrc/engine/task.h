@@ -12,6 +12,12 @@ namespace quoit {
 
 class Flow;
 
+// Where a run of a task, and of the tasks it awaits, is suspended, and what for.
+struct Stand {
+  std::coroutine_handle<> resume;
+  Pollable* blocked_on = nullptr;
+};
+
 // A coroutine that returns nothing. Starts when it is awaited or stepped; owns its frame.
 class [[nodiscard]] Task {
  public:
@@ -30,12 +36,10 @@ class [[nodiscard]] Task {
   Handle handle_;
 };
 
-// A task being run: remembers where it is suspended and what for.
+// A task being run. What it remembers lies in the task's frame, so that it may be moved meanwhile.
 class Flow {
  public:
-  explicit Flow(Task task);
-  Flow(const Flow&) = delete;
-  Flow& operator=(const Flow&) = delete;
+  Flow(Task task);  // NOLINT(google-explicit-constructor): whoever takes a flow takes a task
 
   // Goes on as far as possible; true when it moved at all.
   bool step();
@@ -46,16 +50,20 @@ class Flow {
   [[nodiscard]] std::exception_ptr error() const;
 
   // Whether the task waits for something from `rank` of the group.
-  [[nodiscard]] bool awaits(int rank) const { return blocked_on_ && blocked_on_->awaits(rank); }
+  [[nodiscard]] bool awaits(int rank) const {
+    const Pollable* const blocked_on = stand().blocked_on;
+    return blocked_on && blocked_on->awaits(rank);
+  }
 
   // Whom the task waits for.
-  [[nodiscard]] std::string awaited() const { return blocked_on_ ? blocked_on_->awaited() : ""; }
+  [[nodiscard]] std::string awaited() const {
+    const Pollable* const blocked_on = stand().blocked_on;
+    return blocked_on ? blocked_on->awaited() : "";
+  }
 
  private:
-  friend struct Task::promise_type;
+  [[nodiscard]] Stand& stand() const;
   Task task_;
-  std::coroutine_handle<> resume_;
-  Pollable* blocked_on_ = nullptr;
 };
 
 struct Task::promise_type {
@@ -79,8 +87,7 @@ struct Task::promise_type {
     P& pollable;
     bool await_ready() { return pollable.ready(); }
     void await_suspend(Handle self) {
-      self.promise().flow->blocked_on_ = &pollable;
-      self.promise().flow->resume_ = self;
+      *self.promise().stand = {self, &pollable};
     }
     decltype(auto) await_resume() { return pollable.result(); }
   };
@@ -96,7 +103,7 @@ struct Task::promise_type {
     bool await_ready() { return false; }
     Handle await_suspend(Handle self) {
       task.handle_.promise().parent = self;
-      task.handle_.promise().flow = self.promise().flow;
+      task.handle_.promise().stand = self.promise().stand;
       return task.handle_;
     }
     void await_resume() {
@@ -105,19 +112,21 @@ struct Task::promise_type {
   };
   Child await_transform(Task&& task) { return {std::move(task)}; }
 
-  Flow* flow = nullptr;
+  Stand own;            // of the outermost task
+  Stand* stand = &own;  // of the run that this task belongs to
   std::coroutine_handle<> parent;
   std::exception_ptr error;
 };
 
-inline Flow::Flow(Task task) : task_(std::move(task)), resume_(task_.handle_) {
-  task_.handle_.promise().flow = this;
-}
+inline Flow::Flow(Task task) : task_(std::move(task)) { stand().resume = task_.handle_; }
+
+inline Stand& Flow::stand() const { return task_.handle_.promise().own; }
 
 inline bool Flow::step() {
-  if (done() || (blocked_on_ && !blocked_on_->ready())) return false;
-  blocked_on_ = nullptr;
-  resume_.resume();
+  Stand& at = stand();
+  if (done() || (at.blocked_on && !at.blocked_on->ready())) return false;
+  at.blocked_on = nullptr;
+  at.resume.resume();
   return true;
 }
 

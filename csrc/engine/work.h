@@ -37,6 +37,9 @@ class Work {
   // work.
   void when_done(std::function<void()> then);
 
+  // As the constructor's; for whoever has just got the Work, and still holds it.
+  void hold(std::shared_ptr<void> keep) { keep_ = std::move(keep); }
+
   // For the engine.
   void run_epilogue() const {
     if (epilogue_) epilogue_();
@@ -48,7 +51,7 @@ class Work {
  private:
   const Call call_;
   const Deadline deadline_;
-  const std::shared_ptr<void> keep_;
+  std::shared_ptr<void> keep_;
   const std::function<void()> epilogue_;
   std::exception_ptr error_;
   int source_ = -1;

@@ -4,15 +4,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "collective/connect.h"
 #include "core/host.h"
 #include "core/interfaces.h"
 #include "kernels/reduce.h"
+#include "python/arena.h"
 #include "python/costs.h"
 #include "python/kernels.h"
+#include "python/objects.h"
 #include "transport/mpi.h"
-
-namespace py = pybind11;
 
 namespace quoit {
 namespace {
@@ -24,8 +23,7 @@ DType dtype_named(const std::string& name) {
 }
 
 ReduceOp op_named(const std::string& name) {
-  for (int i = 0; i < kReduceOps; ++i)
-    if (name_of(static_cast<ReduceOp>(i)) == name) return static_cast<ReduceOp>(i);
+  if (const auto op = op_called(name)) return *op;
   throw UsageError(
       text("reduce op '", name,
            "' is not known: choose SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR or PREMUL_SUM"));
@@ -79,24 +77,6 @@ class Pinned {
   std::vector<std::unique_ptr<py::buffer_info>> infos_;
 };
 
-// A communicator, with the engine it runs on when that is not the process's.
-struct PyCommunicator {
-  std::shared_ptr<Engine> engine;
-  std::unique_ptr<Communicator> communicator;
-
-  [[nodiscard]] Communicator& open() const {
-    QUOIT_CHECK(communicator != nullptr, UsageError,
-                "this communicator was closed: make another one");
-    return *communicator;
-  }
-};
-
-struct PyWork {
-  Communicator::Handle work;
-  Engine* engine;
-  std::shared_ptr<Engine> keep;
-};
-
 // Ctrl-C reaches a thread that waits in here. Makes the engine, so not called at import: a process
 // that only imports quoit may still fork.
 void watch_signals() {
@@ -113,22 +93,32 @@ PyWork start(PyCommunicator& self, Pinned& pinned, bool background, double timeo
              Start start_call) {
   CallOptions options = pinned.options(background, timeout);
   const py::gil_scoped_release unlocked;
-  return {start_call(self.open(), std::move(options)), &self.open().engine(), self.engine};
+  PyWork started{start_call(self.open(), std::move(options)), &self.open().engine(), self.engine};
+  if (!background) started.engine->wait(*started.work);
+  return started;
 }
 
 void bind_communicator(py::module_& m) {
-  py::class_<PyWork>(m, "Work", "Handle on an operation in flight.")
-      .def("done", [](const PyWork& self) { return self.work->done(); })
+  py::class_<PyWork>(m, "Work", "Handle on an operation, in flight or over.")
+      .def(py::init([](int source) { return PyWork{.source = source}; }), py::arg("source"),
+           "One that is over, and was a receive from `source`.")
+      .def("done", [](const PyWork& self) { return !self.work || self.work->done(); })
       .def(
           "wait",
           [](const PyWork& self, double timeout) {
+            if (!self.work) return;
             self.engine->wait(*self.work,
                               timeout > 0 ? Deadline::after(Seconds(timeout)) : Deadline());
           },
           py::arg("timeout") = 0.0, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("source", [](const PyWork& self) { return self.work->source(); });
+      .def_property_readonly("source", [](const PyWork& self) {
+        return self.work ? self.work->source() : self.source;
+      });
 
-  py::class_<PyCommunicator>(m, "Communicator", "A group of ranks; see quoit.Communicator.")
+  py::class_<PyCommunicator> communicator(m, "Communicator",
+                                          "A group of ranks; see quoit.Communicator.");
+  bind_plain_calls(communicator);
+  communicator
       .def_property_readonly("rank", [](const PyCommunicator& c) { return c.open().rank(); })
       .def_property_readonly("size", [](const PyCommunicator& c) { return c.open().size(); })
       .def("route",
@@ -241,6 +231,10 @@ void bind_communicator(py::module_& m) {
                return c.measure(passes, std::move(o));
              });
            })
+      .def("allocate",
+           [](PyCommunicator& self, std::size_t bytes) {
+             return PyMemory{self.open().engine().arena().allocate(bytes), bytes};
+           })
       .def_property_readonly("costs", [](PyCommunicator& self) { return self.open().costs(); })
       .def("send",
            [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int to,
@@ -348,44 +342,65 @@ void bind_connect(py::module_& m) {
       "Ends the engine's threads; called when the interpreter exits.");
 }
 
+// The classes that errors have in Python.
+PyObject *error_class, *usage_error, *transport_error, *timeout_error, *unavailable_error;
+
 // quoit.UsageError is a ValueError too, and so on: code that knows only the builtins catches them.
 void bind_errors(py::module_& m) {
-  static PyObject* base = PyErr_NewException("quoit.Error", PyExc_RuntimeError, nullptr);
-  m.attr("Error") = py::handle(base);
+  error_class = PyErr_NewException("quoit.Error", PyExc_RuntimeError, nullptr);
+  m.attr("Error") = py::handle(error_class);
   const auto make = [&m](const char* name, PyObject* builtin) {
-    const py::tuple bases = py::make_tuple(py::handle(base), py::handle(builtin));
+    const py::tuple bases = py::make_tuple(py::handle(error_class), py::handle(builtin));
     PyObject* type = PyErr_NewException(text("quoit.", name).c_str(), bases.ptr(), nullptr);
     m.attr(name) = py::handle(type);
     return type;
   };
-  static PyObject* const usage = make("UsageError", PyExc_ValueError);
-  static PyObject* const transport = make("TransportError", PyExc_ConnectionError);
-  static PyObject* const timeout = make("TimeoutError", PyExc_TimeoutError);
-  static PyObject* const unavailable = make("UnavailableError", PyExc_NotImplementedError);
+  usage_error = make("UsageError", PyExc_ValueError);
+  transport_error = make("TransportError", PyExc_ConnectionError);
+  timeout_error = make("TimeoutError", PyExc_TimeoutError);
+  unavailable_error = make("UnavailableError", PyExc_NotImplementedError);
   py::register_exception_translator([](std::exception_ptr error) {
     try {
       if (error) std::rethrow_exception(error);
-    } catch (const UsageError& e) {
-      PyErr_SetString(usage, e.what());
-    } catch (const TransportError& e) {
-      PyErr_SetString(transport, e.what());
-    } catch (const TimeoutError& e) {
-      PyErr_SetString(timeout, e.what());
-    } catch (const UnavailableError& e) {
-      PyErr_SetString(unavailable, e.what());
-    } catch (const Error& e) {
-      PyErr_SetString(base, e.what());
+    } catch (const Error&) {
+      set_error(error);
     }
   });
 }
 
 }  // namespace
+
+void set_error(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (py::error_already_set& e) {
+    e.restore();
+  } catch (const UsageError& e) {
+    PyErr_SetString(usage_error, e.what());
+  } catch (const TransportError& e) {
+    PyErr_SetString(transport_error, e.what());
+  } catch (const TimeoutError& e) {
+    PyErr_SetString(timeout_error, e.what());
+  } catch (const UnavailableError& e) {
+    PyErr_SetString(unavailable_error, e.what());
+  } catch (const std::exception& e) {
+    PyErr_SetString(error_class, e.what());
+  }
+}
+
+std::optional<ReduceOp> op_called(std::string_view name) {
+  for (int i = 0; i < kReduceOps; ++i)
+    if (name_of(static_cast<ReduceOp>(i)) == name) return static_cast<ReduceOp>(i);
+  return std::nullopt;
+}
+
 }  // namespace quoit
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Quoit's native runtime. Use it through the package `quoit`.";
   quoit::bind_errors(m);
   quoit::bind_communicator(m);
+  quoit::bind_arena(m);
   quoit::bind_costs(m);
   quoit::bind_connect(m);
   quoit::bind_kernels(m);

@@ -57,7 +57,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors,
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.broadcast(data, root, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::BROADCAST, tensors, tensors);
+    return hand_out(std::move(work), OpType::BROADCAST, tensors, tensors);
   });
 }
 
@@ -71,7 +71,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.all_reduce(data, data, reduction, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::ALLREDUCE, tensors, tensors);
+    return hand_out(std::move(work), OpType::ALLREDUCE, tensors, tensors);
   });
 }
 
@@ -122,7 +122,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.reduce(data, data, reduction, static_cast<int>(opts.rootRank), std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::REDUCE, tensors, tensors);
+    return hand_out(std::move(work), OpType::REDUCE, tensors, tensors);
   });
 }
 
@@ -209,7 +209,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& output
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.gather(in, outs, root, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::GATHER, std::move(results), inputs);
+    return hand_out(std::move(work), OpType::GATHER, std::move(results), inputs);
   });
 }
 
@@ -227,7 +227,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.scatter(ins, out, root, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::SCATTER, outputs, first_of(inputs));
+    return hand_out(std::move(work), OpType::SCATTER, outputs, first_of(inputs));
   });
 }
 
@@ -243,7 +243,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.reduce_scatter(ins, out, reduction, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::REDUCE_SCATTER, outputs, first_of(inputs));
+    return hand_out(std::move(work), OpType::REDUCE_SCATTER, outputs, first_of(inputs));
   });
 }
 
@@ -288,7 +288,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall_base(at::Tensor& output, a
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.all_to_all(ins, outs, uneven, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::ALLTOALL_BASE, {output}, {input});
+    return hand_out(std::move(work), OpType::ALLTOALL_BASE, {output}, {input});
   });
 }
 
@@ -301,7 +301,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors&
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
       return c.all_to_all(ins, outs, /*uneven=*/true, std::move(o));
     });
-    return hand_out({std::move(work)}, OpType::ALLTOALL, outputs, inputs);
+    return hand_out(std::move(work), OpType::ALLTOALL, outputs, inputs);
   });
 }
 
@@ -309,7 +309,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions&
   return translated([&] {
     auto work = start(Operands(), opts.timeout, opts.asyncOp,
                       [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
-    return hand_out({std::move(work)}, OpType::BARRIER, {}, {});
+    return hand_out(std::move(work), OpType::BARRIER, {}, {});
   });
 }
 

@@ -36,9 +36,9 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int 
     Operands operands;
     const View data = operands.input(only(tensors, "send"), "send: tensor");
     auto work =
-        start(operands, kNoTimeout, /*background=*/true,
+        start(operands, kNoTimeout, Engine::Mode::Either,
               [&](Communicator& c, CallOptions o) { return c.send(data, to, tag, std::move(o)); });
-    return hand_out({std::move(work)}, c10d::OpType::SEND, {}, tensors);
+    return hand_out(std::move(work), c10d::OpType::SEND, {}, tensors);
   });
 }
 
@@ -47,9 +47,9 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::recv(Tensors& tensors, int from, in
     Operands operands;
     const View data = operands.output(only(tensors, "recv"), "recv: tensor");
     auto work = start(
-        operands, kNoTimeout, /*background=*/true,
+        operands, kNoTimeout, Engine::Mode::Either,
         [&](Communicator& c, CallOptions o) { return c.recv(data, from, tag, std::move(o)); });
-    return hand_out({std::move(work)},
+    return hand_out(std::move(work),
                     from == kAnySource ? c10d::OpType::RECVANYSOURCE : c10d::OpType::RECV, tensors,
                     tensors);
   });

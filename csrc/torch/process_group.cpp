@@ -1,6 +1,7 @@
 #include "torch/process_group.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <algorithm>
 
@@ -67,6 +68,23 @@ ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& stor
 }
 
 ProcessGroupQuoit::~ProcessGroupQuoit() = default;
+
+// Worth it only where somebody shares memory with this rank.
+bool ProcessGroupQuoit::supportsTensorAlloc(c10::DeviceIndex /*device*/) {
+  return communicator_ != nullptr && communicator_->shape().ranks_per_host > 1;
+}
+
+at::Tensor ProcessGroupQuoit::allocateTensor(long size, at::TensorOptions options) {
+  return translated([&] {
+    QUOIT_CHECK(options.device().is_cpu(), UsageError, "allocate_tensor: asked for memory on ",
+                options.device().str(), "; quoit has that of the CPU");
+    const std::size_t bytes = static_cast<std::size_t>(size) * options.dtype().itemsize();
+    std::shared_ptr<std::byte> memory = communicator().engine().arena().allocate(bytes);
+    std::byte* const data = memory.get();
+    const auto free = [memory = std::move(memory)](void*) mutable { memory.reset(); };
+    return at::from_blob(data, {size}, free, options);
+  });
+}
 
 Communicator& ProcessGroupQuoit::communicator() {
   QUOIT_CHECK(communicator_ != nullptr, TransportError,
@@ -153,6 +171,7 @@ c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::related(
 void ProcessGroupQuoit::startCoalescing() {
   const std::lock_guard lock(mutex_);
   coalescing_ = Coalescing{std::this_thread::get_id(), {}, {}};
+  in_region_ = true;
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
@@ -161,6 +180,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
     {
       const std::lock_guard lock(mutex_);
       region.swap(coalescing_);
+      in_region_ = false;
     }
     QUOIT_CHECK(region, UsageError, "endCoalescing without startCoalescing");
     communicator();
@@ -170,10 +190,22 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
   });
 }
 
+bool ProcessGroupQuoit::observed() const {
+  return in_region_ || WorkQuoit::profiled() || c10d::allow_inflight_collective_as_graph_input();
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(Communicator::Handle work, c10d::OpType type,
+                                                      const Tensors& outputs,
+                                                      const Tensors& inputs) {
+  if (!work) return nullptr;
+  return hand_out(std::vector{std::move(work)}, type, outputs, inputs);
+}
+
 ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(std::vector<Communicator::Handle> parts,
                                                       c10d::OpType type, Tensors outputs,
                                                       const Tensors& inputs) {
-  {
+  if (std::erase(parts, nullptr) > 0 && parts.empty()) return nullptr;
+  if (in_region_) {
     const std::lock_guard lock(mutex_);
     if (coalescing_ && coalescing_->thread == std::this_thread::get_id()) {
       coalescing_->parts.insert(coalescing_->parts.end(), parts.begin(), parts.end());

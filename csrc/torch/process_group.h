@@ -43,6 +43,10 @@ class ProcessGroupQuoit final : public c10d::Backend {
   c10::intrusive_ptr<Backend> shrink(const std::vector<int64_t>& ranks_to_exclude, int shrink_flags,
                                      const c10::intrusive_ptr<Options>& opts_override);
 
+  // Memory that the other ranks of this host read in place: DDP's buckets and FSDP2's buffers.
+  bool supportsTensorAlloc(c10::DeviceIndex device) override;
+  at::Tensor allocateTensor(long size, at::TensorOptions options) override;
+
   // Regions belong to the thread that starts them. supportsCoalescing stays false: it would only
   // make batch_isend_irecv hand out one Work instead of one for each message.
   void startCoalescing() override;
@@ -94,9 +98,18 @@ class ProcessGroupQuoit final : public c10d::Backend {
   template <class Start>
   Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
                              bool background, Start start_call);
-  // `inputs` is what a profiler is told of.
+  template <class Start>
+  Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
+                             Engine::Mode mode, Start start_call);
+  // `inputs` is what a profiler is told of. Null, as torch allows for calls that are not
+  // asynchronous, when all is over already.
+  Handle hand_out(Communicator::Handle work, c10d::OpType type, const Tensors& outputs,
+                  const Tensors& inputs);
   Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs,
                   const Tensors& inputs);
+
+  // Whether somebody wants to see a Work even of a call that is over.
+  [[nodiscard]] bool observed() const;
 
   // Throws the reason once the group has been shut down.
   Communicator& communicator();
@@ -116,6 +129,7 @@ class ProcessGroupQuoit final : public c10d::Backend {
   std::atomic<std::uint64_t> monitored_{0};  // monitored barriers
   std::mutex mutex_;
   std::optional<Coalescing> coalescing_;  // guarded by mutex_
+  std::atomic<bool> in_region_{false};    // whether there is one
 };
 
 // Runs a method's body; our errors come out as torch's.
@@ -138,12 +152,27 @@ template <class Start>
 Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
                                               std::chrono::milliseconds timeout, bool background,
                                               Start start_call) {
+  const Engine::Mode mode = background   ? Engine::Mode::Background
+                            : observed() ? Engine::Mode::Foreground
+                                         : Engine::Mode::Now;
+  return start(operands, timeout, mode, start_call);
+}
+
+template <class Start>
+Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
+                                              std::chrono::milliseconds timeout, Engine::Mode mode,
+                                              Start start_call) {
   CallOptions options;
   if (timeout > kNoTimeout) options.timeout = timeout;
-  options.mode = background ? Engine::Mode::Background : Engine::Mode::Foreground;
-  options.keep = operands.keep();
+  options.mode = mode;
   options.epilogue = operands.epilogue();
-  return start_call(communicator(), std::move(options));
+  if (mode != Engine::Mode::Now) {
+    options.keep = operands.keep();
+    return start_call(communicator(), std::move(options));
+  }
+  auto work = start_call(communicator(), std::move(options));
+  if (work) work->hold(operands.keep());
+  return work;
 }
 
 }  // namespace quoit

@@ -107,7 +107,7 @@ View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const cha
     flat = reads ? tensor.contiguous() : at::empty_like(tensor, at::MemoryFormat::Contiguous);
     if (writes) copies_back_.emplace_back(tensor, flat);
   }
-  tensors_->push_back(flat);
+  tensors_.push_back(flat);
   const Element element = element_of(tensor);
   return {static_cast<std::byte*>(flat.data_ptr()),
           static_cast<std::size_t>(flat.numel()) * element.each, element.dtype};

@@ -38,13 +38,15 @@ class Operands {
                                   std::size_t parts, const char* what);
 
   // What keeps all the memory alive, and what copies outputs back (empty when nothing has to be).
-  [[nodiscard]] std::shared_ptr<void> keep() const { return tensors_; }
+  [[nodiscard]] std::shared_ptr<void> keep() const {
+    return std::make_shared<std::vector<at::Tensor>>(tensors_);
+  }
   [[nodiscard]] std::function<void()> epilogue() const;
 
  private:
   View view(const at::Tensor& tensor, bool reads, bool writes, const char* what);
 
-  std::shared_ptr<std::vector<at::Tensor>> tensors_ = std::make_shared<std::vector<at::Tensor>>();
+  std::vector<at::Tensor> tensors_;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;  // to, from
 };
 

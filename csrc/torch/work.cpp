@@ -7,8 +7,6 @@
 namespace quoit {
 namespace {
 
-bool profiled() { return at::hasCallbacks(); }
-
 // Names of events, as gloo has them.
 const char* title_of(c10d::OpType type) {
   switch (type) {
@@ -61,6 +59,8 @@ std::exception_ptr as_torch_error(const std::exception_ptr& error) {
     return error;
   }
 }
+
+bool WorkQuoit::profiled() { return at::hasCallbacks(); }
 
 WorkQuoit::WorkQuoit(std::shared_ptr<Communicator> communicator,
                      std::vector<Communicator::Handle> parts, c10d::OpType type,

@@ -10,6 +10,9 @@ namespace quoit {
 // torch's handle on one call, which may be several operations of ours (the coalesced ones).
 class WorkQuoit final : public c10d::Work {
  public:
+  // Whether a profiler listens, which must see when an operation begins and ends.
+  static bool profiled();
+
   // `outputs` are what the future's value and result() hold; `inputs` what a profiler is told of.
   WorkQuoit(std::shared_ptr<Communicator> communicator, std::vector<Communicator::Handle> parts,
             c10d::OpType type, std::vector<at::Tensor> outputs,

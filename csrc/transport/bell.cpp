@@ -16,6 +16,8 @@ long futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value,
                    nullptr, 0);
 }
 
+}  // namespace
+
 // Orders "publish, then look for sleepers" against "announce the sleep, then look for work": one of
 // the two sides sees the other. The data itself is ordered by its own release and acquire.
 void full_fence() {
@@ -26,10 +28,12 @@ void full_fence() {
 #pragma GCC diagnostic pop
 }
 
-}  // namespace
-
 void ring(Bell& bell) {
   full_fence();
+  ring_after_fence(bell);
+}
+
+void ring_after_fence(Bell& bell) {
   if (bell.sleepers.load(std::memory_order_relaxed) == 0) return;
   bell.rings.fetch_add(1, std::memory_order_release);
   futex(bell.rings, FUTEX_WAKE, INT_MAX, nullptr);

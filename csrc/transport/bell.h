@@ -15,6 +15,10 @@ struct alignas(64) Bell {
 // system call only when somebody sleeps.
 void ring(Bell& bell);
 
+// The same in two steps, for several bells.
+void full_fence();
+void ring_after_fence(Bell& bell);
+
 // One sleep: announce it, look once more whether there is something to do, then sleep.
 class Nap {
  public:

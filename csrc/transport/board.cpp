@@ -1,5 +1,7 @@
 #include "transport/board.h"
 
+#include <utility>
+
 #include "core/error.h"
 
 namespace quoit {
@@ -29,9 +31,14 @@ Board::Round Board::publish(const Call& call) {
   Line& mine = line(rank_, round);
   mine.call = call;
   mine.published.store(round + 1, std::memory_order_release);
-  for (int peer = 0; peer < size(); ++peer)
-    if (peer != rank_) ring(*bells_[static_cast<std::size_t>(peer)]);
   return round;
+}
+
+void Board::ring_peers() {
+  if (std::exchange(rung_, next_) == next_) return;
+  full_fence();
+  for (int peer = 0; peer < size(); ++peer)
+    if (peer != rank_) ring_after_fence(*bells_[static_cast<std::size_t>(peer)]);
 }
 
 bool Published::ready() {

@@ -12,6 +12,7 @@
 
 #include "core/call.h"
 #include "core/pollable.h"
+#include "transport/arena.h"
 #include "transport/bell.h"
 #include "transport/slot_writer.h"
 
@@ -43,11 +44,17 @@ class Board {
   // Fills this rank's slots.
   [[nodiscard]] SlotWriter& writer() { return writer_; }
 
+  // Where the tensors are that ranks share; set once, before the first round.
+  void use(Arena& arena) { arena_ = &arena; }
+  [[nodiscard]] Arena& arena() const { return *arena_; }
+
   // The round this rank publishes next.
   [[nodiscard]] Round next() const { return next_; }
 
-  // Publishes this rank's part of round next(); returns its number.
+  // Publishes this rank's part of round next(); returns its number. Ranks that sleep do not hear of
+  // it before ring_peers(): the fence that this takes would have to wait for the published line.
   Round publish(const Call& call);
+  void ring_peers();
 
   [[nodiscard]] bool published(int rank, Round round) const {
     return line(rank, round).published.load(std::memory_order_acquire) == round + 1;
@@ -75,7 +82,9 @@ class Board {
   std::vector<int> names_;
   std::vector<Bell*> bells_;
   Round next_ = 0;
+  Round rung_ = 0;  // rounds that ring_peers() was called for
   SlotWriter writer_;
+  Arena* arena_ = nullptr;
 };
 
 // Waits until ranks [first, last) have published `round`, and checks that they make the same call.

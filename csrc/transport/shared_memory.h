@@ -24,6 +24,8 @@ class SharedMemory {
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] std::size_t size() const { return size_; }
 
+  [[nodiscard]] int descriptor() const { return fd_; }
+
   // For open() in any process of this host and user.
   [[nodiscard]] std::string name() const;
 

@@ -44,6 +44,7 @@ ShmTransport::ShmTransport(Host host, int rank, Mailbox& mailbox) : mailbox_(mai
                       &host.pipes[i * n + me],
                       {},
                       nullptr,
+                      0,
                       0});
   }
 }
@@ -134,8 +135,11 @@ bool ShmTransport::pull(Peer& peer) {
     peer.arrival = nullptr;
   }
   peer.in->read.store(at, std::memory_order_release);
-  // The writer may sleep because the pipe was full.
-  ring(*peer.bell);
+  // The writer may sleep because the pipe was full. Before it is empty again this comes true.
+  if (at - peer.rung >= Pipe::kCapacity / 4) {
+    peer.rung = at;
+    ring(*peer.bell);
+  }
   return true;
 }
 

@@ -60,6 +60,7 @@ class ShmTransport final : public Transport {
     std::deque<Outgoing> sends;
     Arrival* arrival = nullptr;  // the message that is half received
     std::size_t received = 0;
+    std::uint64_t rung = 0;  // where `in` was read to when its writer was last woken
   };
 
   bool push(Peer& peer);

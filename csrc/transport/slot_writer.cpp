@@ -9,14 +9,13 @@ namespace quoit {
 
 void SlotWriter::begin(Op op, std::size_t bytes) {
   timed_ = bytes >= kSmall;
+  way_ = Way::Plain;
+  if (!timed_) return;
   const auto size = static_cast<std::size_t>(std::bit_width(bytes / kSmall | 1) - 1);
   kind_ = &experiences_[static_cast<std::size_t>(op) * kSizes + std::min(size, kSizes - 1)];
   left_ = bytes;
   since_ = {};
-  if (timed_)
-    choose();
-  else
-    way_ = Way::Plain;
+  choose();
 }
 
 void SlotWriter::put(const std::byte* from, std::byte* slot, std::size_t bytes) const {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -136,6 +137,17 @@ class Communicator:
         """Fails all pending and later operations, here and on the other ranks."""
         self._native.abort(why)
 
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Array:
+        """An array of undefined content that the other ranks of this host can read in place.
+
+        all_reduce in place, all_gather of it and reduce_scatter of its rows then skip a copy, which
+        pays from some 128 KiB on. Its memory is kept for the next one of about its size.
+        """
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        count = math.prod(sizes)
+        memory = self._native.allocate(count * np.dtype(dtype).itemsize)
+        return np.frombuffer(memory, dtype, count).reshape(sizes)
+
     def all_reduce(
         self,
         array: Array,
@@ -153,6 +165,10 @@ class Communicator:
         multiplies every input by `factor` first. Sums run in rank order, and all ranks get the same
         bits.
         """
+        if not (async_op or dtype) and self._native.plain_all_reduce(
+            array, out, op, factor, timeout
+        ):
+            return _DONE
         array = _array(array)
         target = array if out is None else _array(out)
         arguments = (array, target, _name([array, target], dtype, op), op, factor)
@@ -186,6 +202,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies `root`'s array into everybody's, which has the same shape."""
+        if not (async_op or dtype) and self._native.plain_broadcast(array, root, timeout):
+            return _DONE
         array = _array(array)
         arguments = (array, _name([array], dtype), root)
         return self._run(self._native.broadcast, arguments, async_op, timeout)
@@ -270,6 +288,8 @@ class Communicator:
 
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
         """Returns when all ranks have called it."""
+        if not async_op and self._native.plain_barrier(timeout):
+            return _DONE
         arguments = ()
         return self._run(self._native.barrier, arguments, async_op, timeout)
 
@@ -284,6 +304,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
+        if not (async_op or dtype) and self._native.plain_send(array, to, tag, timeout):
+            return _DONE
         array = _array(array)
         arguments = (array, _name([array], dtype), to, tag)
         return self._run(self._native.send, arguments, async_op, timeout)
@@ -299,6 +321,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
+        if not (async_op or dtype) and self._native.plain_recv(array, source, tag, timeout):
+            return _received(source)
         array = _array(array)
         arguments = (array, _name([array], dtype), source, tag)
         return self._run(self._native.recv, arguments, async_op, timeout)
@@ -310,11 +334,16 @@ class Communicator:
         async_op: bool,
         timeout: float | None,
     ) -> Work:
-        work = Work(start(*arguments, async_op, timeout or 0.0))
-        if not async_op:
-            work.wait()
-        return work
+        return Work(start(*arguments, async_op, timeout or 0.0))
 
+
+@cache
+def _received(source: int) -> Work:
+    """What a call that is over returns."""
+    return Work(_core.Work(source))
+
+
+_DONE = _received(ANY_SOURCE)
 
 _CPU, _CUDA = 1, 2  # DLDeviceType of dlpack.h
 

@@ -1,0 +1,196 @@
+// The calls that cost least: one array or two of NumPy, or none, and the caller waits. pybind11's
+// own way of taking arguments apart takes longer than an all_reduce between two cores.
+#include <pybind11/numpy.h>
+
+#include <array>
+
+#include "python/objects.h"
+
+namespace quoit {
+namespace {
+
+using Arguments = PyObject* const*;
+
+// The element types of NumPy by number; those of other libraries have higher ones.
+std::optional<DType> dtype_numbered(int number) {
+  constexpr std::array kByNumber{
+      DType::Bool,
+      DType::Int8,
+      DType::UInt8,
+      DType::Int16,
+      DType::UInt16,
+      DType::Int32,
+      DType::UInt32,
+      sizeof(long) == 8 ? DType::Int64 : DType::Int32,
+      sizeof(long) == 8 ? DType::UInt64 : DType::UInt32,
+      DType::Int64,
+      DType::UInt64,
+      DType::Float32,
+      DType::Float64,
+  };
+  constexpr int kHalf = 23;
+  if (number == kHalf) return DType::Float16;
+  if (number < 0 || number >= static_cast<int>(kByNumber.size())) return std::nullopt;
+  return kByNumber[static_cast<std::size_t>(number)];
+}
+
+// Of an array of NumPy that is contiguous and, where it must be, writable.
+std::optional<View> plain_view(PyObject* object, bool writable) {
+  if (!py::isinstance<py::array>(object)) return std::nullopt;
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  const int needs = py::array::c_style | (writable ? py::detail::npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+  if ((array.flags() & needs) != needs) return std::nullopt;
+  const py::dtype dtype = array.dtype();
+  const std::optional<DType> type = dtype_numbered(dtype.num());
+  const char order = dtype.byteorder();
+  if (!type || (order != '=' && order != '|')) return std::nullopt;
+  return View{static_cast<std::byte*>(const_cast<void*>(array.data())),
+              static_cast<std::size_t>(array.size()), *type};
+}
+
+std::optional<long> plain_integer(PyObject* object) {
+  if (!PyLong_CheckExact(object)) return std::nullopt;
+  int too_large = 0;
+  const long value = PyLong_AsLongAndOverflow(object, &too_large);
+  return too_large == 0 ? std::optional(value) : std::nullopt;
+}
+
+// None is the group's own, which is 0 to the runtime.
+std::optional<Seconds> plain_timeout(PyObject* object) {
+  if (object == Py_None) return Seconds{0};
+  if (!PyFloat_CheckExact(object)) return std::nullopt;
+  return Seconds(PyFloat_AS_DOUBLE(object));
+}
+
+std::optional<Reduction> plain_reduction(PyObject* op, PyObject* factor) {
+  if (!PyUnicode_Check(op) || !PyFloat_CheckExact(factor)) return std::nullopt;
+  Py_ssize_t length = 0;
+  const char* const name = PyUnicode_AsUTF8AndSize(op, &length);
+  if (name == nullptr) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  const auto known = op_called({name, static_cast<std::size_t>(length)});
+  if (!known) return std::nullopt;
+  return Reduction{*known, PyFloat_AS_DOUBLE(factor)};
+}
+
+// Holds arrays while the operation may touch their memory.
+std::shared_ptr<void> hold(PyObject* first, PyObject* second) {
+  using Arrays = std::array<py::object, 2>;
+  return std::shared_ptr<Arrays>(new Arrays{py::reinterpret_borrow<py::object>(first),
+                                            py::reinterpret_borrow<py::object>(second)},
+                                 [](Arrays* arrays) {
+                                   const py::gil_scoped_acquire gil;
+                                   delete arrays;
+                                 });
+}
+
+// Makes the call and waits for it; `first` and `second` are the arrays that it works on.
+template <class Start>
+PyObject* run(PyObject* self, PyObject* first, PyObject* second, Seconds timeout, Start start) {
+  try {
+    Communicator& communicator = py::cast<PyCommunicator&>(py::handle(self)).open();
+    const CallOptions options{.timeout = timeout, .mode = Engine::Mode::Now};
+    Communicator::Handle work;
+    {
+      const py::gil_scoped_release unlocked;
+      work = start(communicator, options);
+    }
+    if (work) {
+      work->hold(hold(first, second));
+      const py::gil_scoped_release unlocked;
+      communicator.engine().wait(*work);
+      work = nullptr;
+    }
+    Py_RETURN_TRUE;
+  } catch (...) {
+    set_error(std::current_exception());
+    return nullptr;
+  }
+}
+
+// (array, out or None, op, factor, timeout)
+PyObject* all_reduce(PyObject* self, Arguments given, Py_ssize_t) {
+  PyObject* const target = given[1] == Py_None ? given[0] : given[1];
+  const auto in = plain_view(given[0], false);
+  const auto out = plain_view(target, true);
+  const auto reduction = plain_reduction(given[2], given[3]);
+  const auto timeout = plain_timeout(given[4]);
+  if (!in || !out || !reduction || !timeout) Py_RETURN_FALSE;
+  return run(self, given[0], target, *timeout, [&](Communicator& c, const CallOptions& o) {
+    return c.all_reduce(*in, *out, *reduction, o);
+  });
+}
+
+// (array, root, timeout)
+PyObject* broadcast(PyObject* self, Arguments given, Py_ssize_t) {
+  const auto data = plain_view(given[0], true);
+  const auto root = plain_integer(given[1]);
+  const auto timeout = plain_timeout(given[2]);
+  if (!data || !root || !timeout) Py_RETURN_FALSE;
+  return run(self, given[0], given[0], *timeout, [&](Communicator& c, const CallOptions& o) {
+    return c.broadcast(*data, static_cast<int>(*root), o);
+  });
+}
+
+// (timeout)
+PyObject* barrier(PyObject* self, Arguments given, Py_ssize_t) {
+  const auto timeout = plain_timeout(given[0]);
+  if (!timeout) Py_RETURN_FALSE;
+  return run(self, Py_None, Py_None, *timeout,
+             [](Communicator& c, const CallOptions& o) { return c.barrier(o); });
+}
+
+// (array, to, tag, timeout)
+PyObject* send(PyObject* self, Arguments given, Py_ssize_t) {
+  const auto data = plain_view(given[0], false);
+  const auto to = plain_integer(given[1]);
+  const auto tag = plain_integer(given[2]);
+  const auto timeout = plain_timeout(given[3]);
+  if (!data || !to || !tag || !timeout) Py_RETURN_FALSE;
+  return run(self, given[0], given[0], *timeout, [&](Communicator& c, const CallOptions& o) {
+    return c.send(*data, static_cast<int>(*to), *tag, o);
+  });
+}
+
+// (array, source, tag, timeout); who sent a message from any source is for the general method to say.
+PyObject* recv(PyObject* self, Arguments given, Py_ssize_t) {
+  const auto into = plain_view(given[0], true);
+  const auto source = plain_integer(given[1]);
+  const auto tag = plain_integer(given[2]);
+  const auto timeout = plain_timeout(given[3]);
+  if (!into || !source || *source == kAnySource || !tag || !timeout) Py_RETURN_FALSE;
+  return run(self, given[0], given[0], *timeout, [&](Communicator& c, const CallOptions& o) {
+    return c.recv(*into, static_cast<int>(*source), *tag, o);
+  });
+}
+
+template <int kArguments, PyObject* (*kBody)(PyObject*, Arguments, Py_ssize_t)>
+PyObject* method(PyObject* self, Arguments given, Py_ssize_t count) {
+  if (count == kArguments) return kBody(self, given, count);
+  PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", kArguments, count);
+  return nullptr;
+}
+
+template <int kArguments, PyObject* (*kBody)(PyObject*, Arguments, Py_ssize_t)>
+PyMethodDef named(const char* name) {
+  const _PyCFunctionFast function = method<kArguments, kBody>;
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(function)), METH_FASTCALL,
+          nullptr};
+}
+
+}  // namespace
+
+void bind_plain_calls(py::class_<PyCommunicator>& communicator) {
+  static std::array methods{
+      named<5, all_reduce>("plain_all_reduce"), named<3, broadcast>("plain_broadcast"),
+      named<1, barrier>("plain_barrier"),       named<4, send>("plain_send"),
+      named<4, recv>("plain_recv"),
+  };
+  auto* const type = reinterpret_cast<PyTypeObject*>(communicator.ptr());
+  for (PyMethodDef& one : methods)
+    communicator.attr(one.ml_name) = py::reinterpret_steal<py::object>(PyDescr_NewMethod(type, &one));
+}
+
+}  // namespace quoit
