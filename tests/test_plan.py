@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import worlds
 from quoit import _core, cli, plan_model, plan_published, plan_report, tune
+from quoit.bench import hosts
 from quoit.plan_model import Codec, Links, Shape, Training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,10 +39,10 @@ def test_more_bytes_take_longer(op: str, shape: Shape) -> None:
 
 
 def test_a_ring_wins_large_and_doubling_small() -> None:
-    for hosts in (3, 16, 100):
-        small = plan_model.ways("all_reduce", 1024, Shape(hosts, 1), LINKS)
+    for shape in (Shape(3, 1), Shape(16, 1), Shape(100, 1)):
+        small = plan_model.ways("all_reduce", 1024, shape, LINKS)
         assert small["doubling"] < small["ring"]
-        large = plan_model.ways("all_reduce", 1 << 30, Shape(hosts, 1), LINKS)
+        large = plan_model.ways("all_reduce", 1 << 30, shape, LINKS)
         assert large["ring"] < large["doubling"]
 
 
@@ -268,6 +270,24 @@ def test_two_ranks_are_started_to_tune_and_the_runtime_reads_their_file(tmp_path
 def test_ranks_of_a_launcher_tune_together(tmp_path: Path) -> None:
     text = _tune(tmp_path / "tuning", "-m", "quoit.cli", "run", "-n", "3")
     assert text.startswith("# 3 ranks, between them shm; ")
+
+
+@worlds.NEEDS_CLUSTER
+def test_links_between_hosts_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "tuning"
+    asked = hosts.Asked(2, 1, "200mbit", "10ms")
+    with hosts.up(asked) as there:
+        tuning = ["-m", "quoit.cli", "tune", f"--output={path}", "--passes=2"]
+        ranks = [
+            subprocess.Popen(command.arguments, env=command.environment)
+            for command in there.by_quoit(1).commands(2, tuning)
+        ]
+        assert [rank.wait(120) for rank in ranks] == [0, 0]
+    assert path.read_text().startswith("# 2 ranks, between them tcp; ")
+    assert "host_" not in path.read_text()
+    costs = _core.read_costs(str(path))
+    assert 0.01 <= costs.net_alpha < 0.5
+    assert 1 / 3 < costs.net_beta * 200e6 / 8 < 3
 
 
 def test_wrong_options_of_tune(capsys: pytest.CaptureFixture[str]) -> None:
