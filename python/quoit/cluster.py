@@ -163,7 +163,10 @@ class Cluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        silent = self._switch is not None and self._switch.poll() is not None
         self._take_down()
+        if silent and kind is None:
+            raise RuntimeError("the switch between the cluster's hosts ended before them")
 
     def _port(self, host: int) -> str:
         return f"qv{self._key}{host}"
@@ -181,7 +184,7 @@ class Cluster:
             if self._netem:
                 late = f"netem delay {self._delay_s * 1e6:.0f}us limit {_QUEUE_PACKETS}"
                 _do(f"tc -n {name} qdisc add dev eth0 root handle 1: {late}")
-                parent = "parent 1:"
+                parent = "parent 1:1"
             if self.rate:
                 _do(f"tc -n {name} qdisc add dev eth0 {parent} {self._shape}")
                 _do(f"tc qdisc add dev {port} root {self._shape}")

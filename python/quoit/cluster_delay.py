@@ -94,15 +94,17 @@ class Switch:
         self._way: list[tuple[float, int, int, bytes]] = []  # departure, number, device, frame
         self._number = 0
 
-    def take(self, device: int) -> None:
-        """Take in what a device has, up to a sweep of it."""
+    def take(self, device: int) -> bool:
+        """Take in what a device has, up to a sweep of it; False when it is gone."""
         source = self.links[self._host[device]]
         at = _HEADER.size  # where the destination's MAC address begins
         for _ in range(_SWEEP):
             try:
                 frame = os.read(device, _LARGEST)
-            except (BlockingIOError, OSError):
-                return
+            except BlockingIOError:
+                return True
+            except OSError:  # with its host
+                return False
             arrival = time.monotonic() + self._delay_s
             if source.cut:
                 continue
@@ -116,6 +118,7 @@ class Switch:
                 if leaves is not None:
                     self._number += 1
                     heapq.heappush(self._way, (leaves, self._number, link.device, frame))
+        return True
 
     def deliver(self) -> float | None:
         """Hand over what is due; returns the seconds until the next is, or None."""
@@ -144,7 +147,8 @@ def main() -> None:
         ready, _, _ = select.select([0, *devices], [], [], switch.deliver())
         for device in ready:
             if device:
-                switch.take(device)
+                if not switch.take(device):
+                    devices.remove(device)
                 continue
             line = os.read(0, 4096).split()
             if not line:
