@@ -223,7 +223,8 @@ class Cluster:
     def _shape(self) -> str:
         rate = f"{8 * self._bytes_per_s:.0f}bit"
         wait = f"{cluster_delay.QUEUE_S * 1e3:.0f}ms"
-        return f"tbf rate {rate} burst {cluster_delay.BURST} latency {wait}"
+        burst = cluster_delay.burst(self._bytes_per_s)
+        return f"tbf rate {rate} burst {burst} latency {wait}"
 
     def _take_down(self) -> None:
         for process in self._processes:

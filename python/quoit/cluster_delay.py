@@ -30,9 +30,15 @@ _OFFLOADS = 0x01 | 0x02 | 0x04  # checksums, segments of TCP over IPv4 and IPv6
 _HEADER = struct.Struct("=BBHHHH")  # virtio_net_hdr: flags, kind, header length, segment size, ...
 _LARGEST = _HEADER.size + 14 + 65536
 
-BURST = 512 * 1024  # bytes that a link takes at once beyond its rate
+_BURST = 96 * 1024  # bytes that a link takes at once beyond its rate: a large segment,
+_BURST_S = 0.001  # or so much time of its rate, if that is more
 QUEUE_S = 0.02  # the longest that a packet waits for its link; then it is dropped
 _SWEEP = 64  # packets that are taken from a device at once
+
+
+def burst(rate: float) -> int:
+    """Bytes that a link of that rate takes at once; few, or short messages would not see the rate."""
+    return max(_BURST, round(rate * _BURST_S))
 
 
 class Link:
@@ -42,6 +48,7 @@ class Link:
         self.device = device
         self.cut = False
         self._rate = rate
+        self._burst_s = burst(rate) / rate if rate else 0.0
         self._full_at = 0.0  # when the bucket would have no debt
 
     def departure(self, arrival: float, frame: bytes) -> float | None:
@@ -49,7 +56,7 @@ class Link:
         if self._rate == 0:
             return arrival
         debt = max(self._full_at, arrival)
-        leaves = max(arrival, debt - BURST / self._rate)
+        leaves = max(arrival, debt - self._burst_s)
         if leaves - arrival > QUEUE_S:
             return None
         self._full_at = debt + _length(frame) / self._rate
