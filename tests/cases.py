@@ -36,6 +36,8 @@ def group(job: Job, rank: int, number: int) -> Iterator[Communicator]:
     meet = file_rendezvous(Path(job.folder) / str(number), rank, job.size)
     comm = Communicator(rank, job.size, meet, timeout=CASE_S, algorithm=job.algorithm)
     with left_or_aborted(comm, rank):
+        for peer in range(job.size):
+            assert comm.route(peer) == job.route(rank, peer), f"from rank {rank} to {peer}"
         yield comm
 
 

@@ -48,9 +48,8 @@ def start(
     family: str, n: int, command: Sequence[str], env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """As `mpirun`, without waiting; the caller communicates with it, or ends it."""
-    program = str(_prefix(family) / "bin" / "mpirun")
     return subprocess.Popen(
-        [program, *_ARGUMENTS[family], "-n", str(n), *command],
+        command_line(family, n, command),
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -58,6 +57,14 @@ def start(
         text=True,
         start_new_session=True,
     )
+
+
+def command_line(
+    family: str, n: int, command: Sequence[str], options: Sequence[str] = ()
+) -> list[str]:
+    """What starts `command` as n ranks; options are added to the mpirun's own."""
+    program = str(_prefix(family) / "bin" / "mpirun")
+    return [program, *_ARGUMENTS[family], *options, "-n", str(n), *command]
 
 
 def end(process: subprocess.Popen[str]) -> tuple[str, str]:

@@ -54,6 +54,15 @@ class Job:
     def size(self) -> int:
         return len(self.hosts)
 
+    def route(self, rank: int, peer: int) -> str:
+        """Which transport must go between these ranks, as Communicator.route() names it."""
+        if rank == peer:
+            return "self"
+        if self.transport in ("auto", "shm+tcp") and self.hosts[rank] == self.hosts[peer]:
+            return "shm"
+        under_mpi = self.kind.endswith(("mpich", "openmpi"))
+        return "mpi" if under_mpi and self.transport == "auto" else "tcp"
+
     def report_of(self, rank: int) -> Path:
         return Path(self.folder) / f"{rank}.jsonl"
 
@@ -69,8 +78,11 @@ class Module(Protocol):
 
 def play(job: Job, rank: int) -> None:
     """Plays the job's cases as this rank."""
-    os.environ["QUOIT_HOST"] = job.hosts[rank]
-    os.environ["QUOIT_IFACE"] = "eth0" if job.kind == "cluster" else "lo"
+    if job.kind.startswith("cluster"):
+        os.environ["QUOIT_IFACE"] = "eth0"  # and the host is one, with a name of its own
+    else:
+        os.environ["QUOIT_HOST"] = job.hosts[rank]
+        os.environ["QUOIT_IFACE"] = "lo"
     os.environ["QUOIT_TRANSPORT"] = job.transport
     module: Module = importlib.import_module(job.module)  # type: ignore[assignment]
     faulthandler.dump_traceback_later(job.deadline_s, exit=True)

@@ -7,11 +7,9 @@ from itertools import product
 import pytest
 
 import torch_cases
-import worlds
 from conftest import Outcome
 from worlds import World
 
-CLUSTER = World("cluster", "aabb")
 WORLDS = [
     World("processes", "aa"),
     World("processes", "aaa"),
@@ -23,20 +21,17 @@ WORLDS = [
     World("mpich", "aabb"),
     World("openmpi", "aa"),
     World("openmpi", "ab"),
+    World("cluster-torchrun", "aabb"),
+    World("cluster-mpich", "aab"),
+    World("cluster-openmpi", "ab"),
 ]
 
 
 @pytest.mark.parametrize(
     ("world", "case"),
     [
-        pytest.param(world, f"torch_cases.{name}", id=f"{world}-{name}")
+        pytest.param(world, f"torch_cases.{name}", id=f"{world}-{name}", marks=world.marks)
         for world, name in product(WORLDS, torch_cases.CASES)
-    ]
-    + [
-        pytest.param(
-            CLUSTER, f"torch_cases.{name}", id=f"{CLUSTER}-{name}", marks=worlds.NEEDS_CLUSTER
-        )
-        for name in torch_cases.CASES
     ],
 )
 def test_backend(world: World, case: str, outcome: Outcome) -> None:

@@ -37,33 +37,36 @@ MORE_THREADS = [
     World("threads", "aabbb", "ring"),
     World("threads", "abc", transport="shm+tcp"),
 ]
+MPIS = ("mpich", "openmpi")
 LAUNCHED = [
     *(World("processes", "a" * size) for size in (1, 2, 4)),
-    *(
-        World(family, hosts)
-        for family, hosts in product(("mpich", "openmpi"), ("aa", "ab", "aab", "abab"))
-    ),
+    *(World(family, hosts) for family, hosts in product(MPIS, ("aa", "ab", "aab", "abab"))),
     World("processes", "ab"),
     World("processes", "aabb"),
     World("mpich", "aba", transport="shm+tcp"),
+    # Hosts that are network namespaces: one rank each, and unevenly many.
+    World("cluster-torchrun", "ab"),
+    *(World(f"cluster-{family}", hosts) for family, hosts in product(MPIS, ("ab", "aab"))),
 ]
 SLOW = [
+    *(World("processes", "a" * size) for size in (3, 5, 8)),
     World("processes", "abcde"),
+    World("processes", "aaaaabbb"),
     World("processes", "aaabbb", "ring"),
     World("processes", "aaaa", transport="tcp"),
     World("processes", "aaaa", "ring"),
-    World("processes", "a" * 8),
     *(
-        World(family, hosts, algorithm)
-        for family, hosts, algorithm in (
-            ("mpich", "aaaa", "auto"),
-            ("mpich", "abc", "auto"),
-            ("mpich", "aabb", "ring"),
-            ("openmpi", "aaaa", "auto"),
-            ("openmpi", "abc", "auto"),
-            ("openmpi", "aabb", "ring"),
+        World(family, hosts)
+        for family, hosts in product(
+            MPIS, ("a", "aaa", "aaaa", "abc", "aaaaa", "aabbb", "aaaaaaaa", "aaaaabbb")
         )
     ),
+    *(World(family, "aabb", "ring") for family in MPIS),
+    *(
+        World(f"cluster-{launcher}", hosts)
+        for launcher, hosts in product(("torchrun", *MPIS), ("aabb", "aaabb", "aaaaabbb"))
+    ),
+    World("cluster-torchrun", "aab"),
 ]
 
 
@@ -71,7 +74,9 @@ def plays(
     places: Sequence[World], names: Sequence[str], *marks: pytest.MarkDecorator
 ) -> Iterator[object]:
     for world, name in product(places, names):
-        yield pytest.param(world, f"cases.{name}", id=f"{world}-{name}", marks=marks)
+        yield pytest.param(
+            world, f"cases.{name}", id=f"{world}-{name}", marks=[*world.marks, *marks]
+        )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_on_threads(world: World, case: str) -> None:
     ("world", "case"),
     [
         *plays(LAUNCHED, [*SOME_REDUCTIONS, *OTHERS]),
-        *plays([World("cluster", "ab")], [*SOME_REDUCTIONS, *OTHERS], worlds.NEEDS_CLUSTER),
+        *plays(LAUNCHED, sorted({*REDUCTIONS} - {*SOME_REDUCTIONS}), pytest.mark.slow),
         *plays(SLOW, [*REDUCTIONS, *OTHERS], pytest.mark.slow),
     ],
 )

@@ -8,6 +8,7 @@ that fails takes no other with it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import signal
@@ -32,6 +33,12 @@ _STAGE = str(Path(stage.__file__))
 _CLUSTER = str(Path(__file__).with_name("cluster_launch.py"))
 _GRACE_S = 5.0  # for a launch whose time is over, and for processes that are about to end
 _MARK = "QUOIT_TEST_LAUNCH"
+_LAUNCHERS = {
+    "processes": "-m quoit.cli run -n {size}",
+    "torchrun": "-m torch.distributed.run --standalone --nproc-per-node {size}",
+    "spawn-file": "",
+    "spawn-tcp": "",
+}
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,11 @@ class World:
     """Where ranks live.
 
     kind: "threads", "processes" (`quoit run`), "torchrun", "mpich", "openmpi", "spawn-file" and
-        "spawn-tcp" (torch.multiprocessing, and how the ranks meet), or "cluster" (torchrun on hosts
-        that are network namespaces, with equally many ranks each).
+        "spawn-tcp" (torch.multiprocessing, and how the ranks meet), or "cluster-" and "torchrun",
+        "mpich" or "openmpi" (that launcher on hosts that are network namespaces).
     hosts: a letter for each rank. Ranks with the same letter share memory; the others exchange
-        messages: under an mpirun by MPI, as threads over loopback, else over TCP.
+        messages: under an mpirun by MPI, as threads over loopback, else over TCP. In a cluster the
+        ranks of a host follow each other.
     transport: what QUOIT_TRANSPORT says.
     """
 
@@ -58,6 +66,11 @@ class World:
     @property
     def size(self) -> int:
         return len(self.hosts)
+
+    @property
+    def marks(self) -> list[pytest.MarkDecorator]:
+        """What pytest must know of the world's tests."""
+        return [NEEDS_CLUSTER] if self.kind.startswith("cluster") else []
 
 
 NEEDS_CLUSTER = pytest.mark.skipif(bool(Cluster.missing()), reason=Cluster.missing())
@@ -174,14 +187,11 @@ def _with_mark(mark: str) -> list[int]:
 def _start(world: World, arguments: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
     if world.kind in mpirun.FAMILIES:
         return mpirun.start(world.kind, world.size, [sys.executable, *arguments], env)
-    hosts = len(set(world.hosts))
-    launcher = {
-        "cluster": f"{_CLUSTER} {hosts} {world.size // hosts}",
-        "processes": f"-m quoit.cli run -n {world.size}",
-        "torchrun": f"-m torch.distributed.run --standalone --nproc-per-node {world.size}",
-        "spawn-file": "",
-        "spawn-tcp": "",
-    }[world.kind]
+    if world.kind.startswith("cluster-"):
+        ranks = [str(len(list(host))) for _, host in itertools.groupby(world.hosts)]
+        launcher = f"{_CLUSTER} {world.kind.removeprefix('cluster-')} {','.join(ranks)}"
+    else:
+        launcher = _LAUNCHERS[world.kind].format(size=world.size)
     return subprocess.Popen(
         [sys.executable, *launcher.split(), *arguments],
         env={**without_launcher(os.environ), **env},

@@ -9,6 +9,7 @@
 #include "kernels/reduce.h"
 #include "python/arena.h"
 #include "python/costs.h"
+#include "python/kernels.h"
 #include "python/objects.h"
 #include "transport/mpi.h"
 
@@ -402,6 +403,7 @@ PYBIND11_MODULE(_core, m) {
   quoit::bind_arena(m);
   quoit::bind_costs(m);
   quoit::bind_connect(m);
+  quoit::bind_kernels(m);
   m.def(
       "isa", [] { return std::string(quoit::name_of(quoit::isa_in_use())); },
       "Instruction set of the kernels.");

@@ -24,6 +24,9 @@ COMMANDS = (
     Command(
         "doctor", "quoit.doctor", "report what is found, what would be used, and what to improve"
     ),
+    Command("bench", "quoit.bench", "time collectives, messages and training beside their peers"),
+    Command("tune", "quoit.tune", "measure what links cost, for the choice of algorithms"),
+    Command("plan", "quoit.plan", "predict collectives and training on any number of hosts"),
 )
 
 

@@ -1,0 +1,81 @@
+#include "python/kernels.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+
+#include "core/copy.h"
+#include "kernels/reduce.h"
+
+namespace py = pybind11;
+
+namespace quoit {
+namespace {
+
+constexpr Isa kIsas[] = {Isa::Baseline, Isa::X86V3, Isa::X86V4};
+
+// The bytes of a contiguous buffer; the caller keeps the object for as long as it uses them.
+py::buffer_info bytes_of(const py::buffer& buffer, bool writable) {
+  py::buffer_info info = buffer.request(writable);
+  QUOIT_CHECK(PyBuffer_IsContiguous(info.view(), 'C') != 0, UsageError,
+              "the array is not contiguous: pass numpy.ascontiguousarray(array)");
+  return info;
+}
+
+std::size_t length(const py::buffer_info& info) {
+  return static_cast<std::size_t>(info.size * info.itemsize);
+}
+
+void copy(const py::buffer& from, const py::buffer& to, bool stream) {
+  const py::buffer_info in = bytes_of(from, false);
+  const py::buffer_info out = bytes_of(to, true);
+  QUOIT_CHECK(length(in) == length(out), UsageError, "a copy of ", length(in), " bytes into ",
+              length(out), ": pass arrays of one size");
+  const py::gil_scoped_release unlocked;
+  (stream ? stream_bytes : copy_bytes)(static_cast<const std::byte*>(in.ptr),
+                                       static_cast<std::byte*>(out.ptr), length(in));
+}
+
+void sum(const std::vector<py::buffer>& ins, const py::buffer& out, const std::string& dtype,
+         const std::string& isa) {
+  const auto* set = std::find_if(std::begin(kIsas), std::end(kIsas),
+                                 [&](Isa one) { return name_of(one) == isa; });
+  QUOIT_CHECK(set != std::end(kIsas), UsageError, "'", isa,
+              "' is no instruction set of the kernels");
+  int type = 0;
+  while (type < kDTypes && name_of(static_cast<DType>(type)) != dtype) ++type;
+  QUOIT_CHECK(type < kDTypes, UsageError, "dtype '", dtype,
+              "' is not known to quoit: convert the array to another");
+  const py::buffer_info result = bytes_of(out, true);
+  std::vector<py::buffer_info> infos;
+  std::vector<const std::byte*> inputs;
+  for (const py::buffer& in : ins) {
+    infos.push_back(bytes_of(in, false));
+    QUOIT_CHECK(length(infos.back()) == length(result), UsageError, "a sum of ",
+                length(infos.back()), " bytes into ", length(result), ": pass arrays of one size");
+    inputs.push_back(static_cast<const std::byte*>(infos.back().ptr));
+  }
+  const auto dtype_of = static_cast<DType>(type);
+  const py::gil_scoped_release unlocked;
+  reduce_on(*set, dtype_of, {ReduceOp::Sum, 1.0, 1}, inputs, static_cast<std::byte*>(result.ptr),
+            nullptr, length(result) / size_of(dtype_of));
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Isa isa : kIsas)
+    if (isa_available(isa)) names.emplace_back(name_of(isa));
+  return names;
+}
+
+}  // namespace
+
+void bind_kernels(py::module_& m) {
+  m.def("isas", &isas, "Instruction sets of the kernels that this CPU has, worst first.");
+  m.def("copy", &copy, py::arg("from_"), py::arg("to"), py::arg("stream") = false,
+        "One array into another of its size; stream: past the caches.");
+  m.def("sum", &sum, py::arg("ins"), py::arg("out"), py::arg("dtype"), py::arg("isa"),
+        "The sum of arrays of one dtype, by the kernels of an instruction set.");
+}
+
+}  // namespace quoit
