@@ -52,7 +52,13 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
     """Makes the backend of one group; torch calls it on the members only."""
     from quoit import _build, _core
 
+    import torch
+
     module = _build.load_c10d()
+    if torch.version.cuda is None:
+        # DDP then takes its buckets from allocate_tensor, which spares all_reduce a copy. With
+        # CUDA it would change what NCCL's groups do, so there that is the user's choice.
+        os.environ.setdefault("DDP_DISABLE_COMM_MEM", "0")
     _core.watch_signals()
     started_by = launcher()
     library = launch.find_mpi_library(started_by) if started_by is not None else None
