@@ -157,13 +157,14 @@ def _sizes(options: argparse.Namespace, op: str, ranks: int, element: int) -> tu
                 raise ValueError(f"{option} {value}: {op} has no sizes")
         return ()
     unit = element * ranks if op in SPLITTING else element
-    what = f"{ranks} parts of {options.dtype}" if op in SPLITTING else options.dtype
+    whole = f"{options.dtype} needs"
+    needs = f"{ranks} parts of {options.dtype} need" if op in SPLITTING else whole
     first = sizes.parse(options.begin, "-b") if options.begin else max(4, unit)
     last = sizes.parse(options.end, "-e") if options.end else max(first, _LARGEST)
     if first > last:
         raise ValueError(f"-b {options.begin or first} is more than -e {options.end}")
     if first % unit:
-        raise ValueError(f"-b {options.begin}: {what} need a multiple of {unit} bytes")
+        raise ValueError(f"-b {options.begin}: {needs} a multiple of {unit} bytes")
     return sizes.series(first, last, _number(options.factor, "-f", least=2))
 
 
