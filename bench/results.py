@@ -45,6 +45,11 @@ class Run:
     sized: bool = True
     root: bool = False
 
+    @property
+    def key(self) -> str:
+        """The name without spaces."""
+        return self.name.replace(", ", "-").replace(" ", "_")
+
 
 RUNS = (
     Run("all_reduce", "all_reduce -n 2 -b 4 -e 256M"),
@@ -68,12 +73,23 @@ RUNS = (
 QUICK = {"sized": "-e 64K -f 16 --rounds 2", "not": "--rounds 2"}
 
 
+def more(run: Run, quick: bool) -> list[str]:
+    """Arguments of `quoit bench` that make a quick run of it."""
+    return QUICK["sized" if run.sized else "not"].split() if quick else []
+
+
 def measure(run: Run, quick: bool) -> tuple[Report | None, str]:
     """The report of one run, and what it said on stderr."""
-    more = QUICK["sized" if run.sized else "not"].split() if quick else []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "report.json")
-        line = [sys.executable, "-m", "quoit.cli", "bench", *run.arguments.split(), *more]
+        line = [
+            sys.executable,
+            "-m",
+            "quoit.cli",
+            "bench",
+            *run.arguments.split(),
+            *more(run, quick),
+        ]
         ended = subprocess.run(
             [*line, "--json", str(path)],
             env=without_launcher(os.environ),
@@ -114,7 +130,11 @@ def _median(cells: Sequence[Cell]) -> Cell:
 
 
 def page(
-    done: dict[Run, list[Report]], said: dict[Run, list[str]], command: str, folder: Path
+    done: dict[Run, list[Report]],
+    said: dict[Run, list[str]],
+    quick: bool,
+    command: str,
+    folder: Path,
 ) -> str:
     """RESULTS.md; draws the plots beside it."""
     rows = {run.name: merged(reports) for run, reports in done.items() if reports}
@@ -130,6 +150,10 @@ def page(
         "date": _dates([report for reports in done.values() for report in reports]),
         "command": f"`{command}`",
     }
+    everything = [report["facts"] for reports in done.values() for report in reports]
+    if busy := sum("busy" in facts for facts in everything):
+        count = len(everything)
+        head["**busy**"] = f"the machine was, before {busy} of {count} runs: trust no figure"
     parts = [
         "# Results\n\nMade by `make bench`; [docs/performance.md](../docs/performance.md) tells "
         "the method and what the columns are. Figures are medians over the runs that each section "
@@ -140,12 +164,18 @@ def page(
     ]
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for run, reports in done.items():
-        parts.append(_section(run, reports, rows.get(run.name, []), said[run], folder))
+        command = " ".join(["quoit bench", run.arguments, *more(run, quick)])
+        parts.append(_section(run, command, reports, rows.get(run.name, []), said[run], folder))
     return "\n".join(parts)
 
 
 def _section(
-    run: Run, reports: Sequence[Report], rows: Sequence[Row], said: Sequence[str], folder: Path
+    run: Run,
+    command: str,
+    reports: Sequence[Report],
+    rows: Sequence[Row],
+    said: Sequence[str],
+    folder: Path,
 ) -> str:
     title = f"## {run.name}\n\n"
     words = "".join(f"- {line}\n" for line in dict.fromkeys(said) if line)
@@ -156,11 +186,11 @@ def _section(
         **{**fields, "sizes": tuple(fields["sizes"]), "backends": tuple(fields["backends"])}
     )
     facts = reports[-1]["facts"]
-    image = f"plots/{run.name.replace(', ', '-').replace(' ', '_')}.png"
+    image = f"plots/{run.key}.png"
     plot.draw(plan, rows, f"{facts['what']}\n{facts['machine']}", folder / image)
     loads = ", ".join(report["facts"]["date"].rsplit("load ", 1)[-1] for report in reports)
     told = {
-        "command": f"`{facts['command']}`, {len(reports)} runs",
+        "command": f"`{command}`, {len(reports)} time{'s'[: len(reports) > 1]}",
         "load before each": loads.replace(" before", ""),
         "left out": facts["left out"],
     }
@@ -185,7 +215,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     args = parse()
-    names = {run.name.replace(", ", "-"): run for run in RUNS}
+    names = {run.key: run for run in RUNS}
     if args.list:
         print("\n".join(f"{name:40} quoit bench {run.arguments}" for name, run in names.items()))
         return 0
@@ -212,7 +242,7 @@ def main() -> int:
     folder = args.out or (REPOSITORY / "build" / "bench" if args.quick else HERE)
     folder.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python bench/results.py", *sys.argv[1:]])
-    (folder / "RESULTS.md").write_text(page(done, said, command, folder))
+    (folder / "RESULTS.md").write_text(page(done, said, args.quick, command, folder))
     print(folder / "RESULTS.md")
     return 0 if all(done.values()) else 1
 

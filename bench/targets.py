@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from quoit.bench.results import Row
+from quoit.bench.sizes import named
 
 KI, MI = 1 << 10, 1 << 20
 MPIS = ("MPICH", "Open MPI")
@@ -168,6 +169,4 @@ def _words(value: float, size: int, count: int, which: str) -> str:
 
 
 def _span(first: int, last: int) -> str:
-    from quoit.bench.sizes import written
-
-    return f"{written(first)}B" if first == last else f"{written(first)}B – {written(last)}B"
+    return named(first) if first == last else f"{named(first)} – {named(last)}"

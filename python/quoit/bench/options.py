@@ -79,7 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace, ranks: int) -> Plan:
     """What the command line asks of so many ranks. Raises ValueError with what is wrong with it."""
-    op = _one_of(options.op, OPS, "an operation")
+    op = _one_of(options.op, OPS, "operation")
     _check_ranks(op, ranks)
     dtype = DTYPES[_one_of(options.dtype, tuple(DTYPES), "--dtype")]
     redop = _one_of(options.redop, REDUCE_OPS, "--op")
@@ -172,7 +172,7 @@ def _check_memory(plan: Plan, ranks: int) -> None:
     needed, free = bytes_needed(plan) * ranks, _free_memory()
     if needed > _SHARE * free:
         raise ValueError(
-            f"{ranks} ranks with sizes up to {sizes.written(max(plan.sizes))}B need "
+            f"{ranks} ranks with sizes up to {sizes.named(max(plan.sizes))} need "
             f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free here: choose a "
             "smaller -e, or fewer calls in flight"
         )
@@ -187,11 +187,7 @@ def _free_memory() -> int:
 
 def _one_of(text: str, choices: tuple[str, ...], what: str) -> str:
     if text not in choices:
-        raise ValueError(
-            f"{text!r} is not {what}: choose {', '.join(choices)}"
-            if not what.startswith("-")
-            else f"{what} {text}: choose {', '.join(choices)}"
-        )
+        raise ValueError(f"{what} {text} is unknown: choose {', '.join(choices)}")
     return text
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from importlib import metadata, util
+from importlib import util
 from typing import Any
 
 import numpy as np
 
-from quoit import _core
 from quoit.bench import calls, machine, messages
 from quoit.bench.calls import Calls, Tensors, Unsupported, Waitable
 from quoit.bench.cases import Case
@@ -255,13 +253,10 @@ def memcpy_runner(case: Case) -> Runner:
 def _about(plan: Plan, meet: Meet, has_torch: bool, mpi: Any) -> Record:
     """Collective: versions of this rank, and places of all."""
     places = [json.loads(text) for text in meet(json.dumps(machine.place()))]
-    versions = {"quoit": f"{metadata.version('quoit')} ({_core.isa()})"}
     names = ["torch"] if has_torch else []
-    names += ["numpy", *(["mpi4py"] if not isinstance(mpi, str) else [])]
-    versions |= {name: metadata.version(name) for name in names}
+    versions = machine.versions(*names, "numpy", *(["mpi4py"] if not isinstance(mpi, str) else []))
     if not isinstance(mpi, str):
         words = mpi.Get_library_version().partition("\n")[0].partition(",")[0].split()
         version = words.pop().lstrip("v")
         versions[" ".join(words).removesuffix(" Version:")] = version
-    versions["Python"] = platform.python_version()
     return {"ranks": len(places), "places": places, "versions": versions}

@@ -24,6 +24,12 @@ def written(size: int) -> str:
     return str(size)
 
 
+def named(size: int) -> str:
+    """With its unit: "16 KiB", "1000 B"."""
+    text = written(size)
+    return f"{text}B" if text.endswith("i") else f"{text} B"
+
+
 def series(first: int, last: int, factor: int) -> tuple[int, ...]:
     """first, first * factor, ... up to and including last."""
     sizes = [first]
