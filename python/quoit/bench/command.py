@@ -57,10 +57,10 @@ def _outside(options: argparse.Namespace) -> int:
             outcome = launch.start(launcher, ranks, plan, hearing(launcher.name))
             mpi = launcher.name if launcher.mpi else ""
             launches.append(Launched(launcher.name, mpi, outcome.records, outcome.failure))
-            if outcome.failure:
-                _say(outcome.words)
             if launches[-1].error:
                 raise ValueError(launches[-1].error)
+            if outcome.failure:
+                _say(outcome.words)
     return _report(options, plan, ranks, launches, missing, load)
 
 

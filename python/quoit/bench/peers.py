@@ -54,7 +54,7 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
     # First of all: quoit uses the MPI that is loaded.
     wanted = "mpi" in plan.backends and plan.op != "ddp"
     mpi = _load_mpi(started_by) if wanted else "it was not asked for"
-    meet = _meet_by_torch(plan) if has_torch else _meet_without(started_by)
+    meet, leave = _meet_by_torch(plan) if has_torch else _meet_without(started_by)
     rank, ranks = started_by.rank, started_by.size
     # The benchmark's own messages do not go over what it measures.
     own = Communicator(rank, ranks, meet, timeout=DEADLINE_S, algorithm="auto")
@@ -86,8 +86,7 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
 
     def close() -> None:
         own.close()
-        if has_torch:
-            importlib.import_module("torch.distributed").destroy_process_group()
+        leave()
 
     return Peers(Control(own), prepare, groups, left_out, about, close)
 
@@ -107,7 +106,8 @@ def _load_mpi(started_by: Launch) -> Any:
     return importlib.import_module("mpi4py.MPI")
 
 
-def _meet_by_torch(plan: Plan) -> Meet:
+def _meet_by_torch(plan: Plan) -> tuple[Meet, Callable[[], None]]:
+    """How the ranks tell each other a few lines of text, and what ends it."""
     import torch
     import torch.distributed as dist
 
@@ -119,15 +119,16 @@ def _meet_by_torch(plan: Plan) -> Meet:
         dist.all_gather_object(texts, text)
         return texts
 
-    return meet
+    return meet, dist.destroy_process_group
 
 
-def _meet_without(started_by: Launch) -> Meet:
+def _meet_without(started_by: Launch) -> tuple[Meet, Callable[[], None]]:
+    """The same without torch."""
     from quoit.doctor_meet import meet
 
     gather = meet(started_by, DEADLINE_S)
     topics = iter(range(1 << 30))
-    return lambda text: gather(f"bench {next(topics)}", text, DEADLINE_S)
+    return lambda text: gather(f"bench {next(topics)}", text, DEADLINE_S), gather.leave
 
 
 def _torch_group(name: str, started_by: Launch) -> Any:
