@@ -109,7 +109,7 @@ def merged(reports: Sequence[Report]) -> list[Row]:
     for size in dict.fromkeys(row["bytes"] for report in reports for row in report["rows"]):
         same = [row for report in reports for row in report["rows"] if row["bytes"] == size]
         peers = {
-            name: _median([Cell(**row["peers"][name]) for row in same])
+            name: _median(size, [Cell(**row["peers"][name]) for row in same])
             for name in same[0]["peers"]
             if all(name in row["peers"] for row in same)
         }
@@ -120,13 +120,18 @@ def merged(reports: Sequence[Report]) -> list[Row]:
     return rows
 
 
-def _median(cells: Sequence[Cell]) -> Cell:
+def _median(size: int, cells: Sequence[Cell]) -> Cell:
     values: dict[str, Any] = {}
     for field in fields(Cell):
         of = [value for cell in cells if (value := getattr(cell, field.name)) is not None]
         values[field.name] = median(of) if of else None
     wrong = [cell.wrong for cell in cells if cell.wrong is not None]
-    return Cell(**{**values, "wrong": sum(wrong) if wrong else None})
+    values["wrong"] = sum(wrong) if wrong else None
+    if values["algbw"]:  # it goes with the time, which need not be that of the run in the middle
+        algbw = size / values["us"] / 1e3
+        factor = (cells[0].busbw or 0.0) / (cells[0].algbw or 1.0)
+        values |= {"algbw": algbw, "busbw": algbw * factor or None}
+    return Cell(**values)
 
 
 def page(

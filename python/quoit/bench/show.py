@@ -11,7 +11,7 @@ from typing import TextIO
 from quoit.bench.table import Table, Text
 
 _WIDTH = 120  # of what is no terminal
-_STYLES = {"good": "green", "bad": "bold red", "best": "bold", "": ""}
+_STYLES = {"ahead": "green", "behind": "yellow", "wrong": "bold red", "best": "bold", "": ""}
 _LEFT = ("peer", "backend", "best peer", "type", "redop")  # columns of words
 
 
