@@ -25,7 +25,7 @@ from quoit.bench import command, data, launch, results, show, sizes, table
 from quoit.bench.cases import Case, Memory
 from quoit.bench.data import DTYPES
 from quoit.bench.launch import Command, Launcher
-from quoit.bench.measure import Control, Runner, measure
+from quoit.bench.measure import Control, Runner, Times, measure, turn
 from quoit.bench.plan import COLLECTIVES, Plan
 from quoit.bench.results import Launched
 from quoit.launch import without_launcher
@@ -176,14 +176,30 @@ def test_times_are_those_of_a_call() -> None:
     assert 2000 <= times["us"] < 200_000
 
 
-def test_short_calls_are_repeated_and_timed_singly_in_some_turns() -> None:
-    calls: list[float] = []
-    runner = Runner(lambda: calls.append(time.perf_counter()), 1, lambda: None, None, most=50)
-    record = measure(Control(None), {"quoit": runner}, 1.0, 7)
-    times = record["peers"]["quoit"]
-    assert times["single"] == 2 * 50  # rounds 2 and 5
-    assert len(calls) == 8 + 1 + 7 * 50  # those that are checked, the first round's, and the rest
-    assert times["p50"] <= times["p99"]
+def test_short_calls_are_repeated() -> None:
+    runner = Runner(lambda: None, 2, lambda: None, None, most=900)
+    assert Times().repeats(runner) == 1
+    assert Times(means=[1e-3, 1e-5, 2e-5]).repeats(runner) == 100  # 2 ms, in calls of 2 at 10 us
+    assert Times(means=[1e-9]).repeats(runner) == 900
+    assert Times(means=[1.0]).repeats(runner) == 1
+
+
+@pytest.mark.parametrize("singly", [False, True])
+def test_a_turn(singly: bool) -> None:
+    """Fresh input, a call that is checked, and then those that are timed, singly or together."""
+    said: list[str] = []
+
+    def wrong() -> int:
+        said.append("check")
+        return 2
+
+    runner = Runner(lambda: said.append("call"), 1, lambda: said.append("fresh"), wrong)
+    times = Times()
+    turn(Control(None), runner, times, 20, singly)
+    assert said == ["fresh", "call", "check", *(["call"] * 20)]
+    assert times.wrong == 2
+    assert len(times.means) == 1
+    assert (len(times.single), len(times.shared)) == ((20, 0) if singly else (0, 1))
 
 
 def test_sums_of_sums_stay_finite() -> None:
