@@ -572,6 +572,12 @@ def test_ctrl_c_ends_all_ranks_quietly(
     assert (process.returncode, out, err) == (command.INTERRUPTED, "", "")
 
 
+def test_ranks_end_when_the_benchmark_is_killed(
+    endless: Callable[[str], subprocess.Popen[str]],
+) -> None:
+    endless("quoit").kill()  # on leaving, the fixture looks for what is left
+
+
 def test_a_rank_that_is_killed_ends_the_benchmark(
     endless: Callable[[str], subprocess.Popen[str]],
 ) -> None:

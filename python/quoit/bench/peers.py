@@ -62,21 +62,15 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
     groups: dict[str, Any] = {}
     prepare: dict[str, Prepare] = {}
     for name in plan.backends:
-        if name in _TORCH:
-            group = _torch_group(name, started_by) if has_torch else "torch is not installed"
-            if isinstance(group, str):
-                left_out[name] = group
-                continue
-            groups[name] = group
+        # What one rank lacks, on a host that differs, nobody can use.
+        if why := next(filter(None, meet(_lacking(name, plan, started_by, has_torch, mpi))), ""):
+            left_out[name] = why
+        elif name in _TORCH:
+            groups[name] = _torch_group(name, started_by)
             device = f"cuda:{started_by.local_rank or 0}" if name == "nccl" else "cpu"
-            prepare[name] = partial(_torch_runner, plan, rank, ranks, group, device)
-        elif plan.op == "ddp":
-            left_out[name] = "DDP needs a backend of torch.distributed"
+            prepare[name] = partial(_torch_runner, plan, rank, ranks, groups[name], device)
         elif name == "mpi":
-            if isinstance(mpi, str):
-                left_out[name] = mpi
-            else:
-                prepare[name] = partial(_mpi_runner, plan, rank, ranks, mpi)
+            prepare[name] = partial(_mpi_runner, plan, rank, ranks, mpi)
         else:
             comm = Communicator(rank, ranks, meet, timeout=DEADLINE_S, algorithm=plan.algorithm)
             prepare[name] = partial(_numpy_runner, plan, rank, ranks, comm)
@@ -131,25 +125,39 @@ def _meet_without(started_by: Launch) -> tuple[Meet, Callable[[], None]]:
     return lambda text: gather(f"bench {next(topics)}", text, DEADLINE_S), gather.leave
 
 
-def _torch_group(name: str, started_by: Launch) -> Any:
-    """A group of all ranks, or why there is none."""
+def _lacking(name: str, plan: Plan, started_by: Launch, has_torch: bool, mpi: Any) -> str:
+    """Why this rank cannot use a backend, or nothing. mpi: the module, or why there is none."""
+    if plan.op == "ddp" and name not in _TORCH:
+        return "DDP needs a backend of torch.distributed"
+    if name in _TORCH and not has_torch:
+        return "torch is not installed"
+    if name == "mpi":
+        return mpi if isinstance(mpi, str) else ""
+    if name not in ("gloo", "nccl"):
+        return ""
     import torch
     import torch.distributed as dist
 
-    timeout = timedelta(seconds=DEADLINE_S)
-    if name == "quoit":
-        return dist.group.WORLD
     if name == "gloo":
-        if not dist.is_gloo_available():
-            return "this torch has none"
-        return dist.new_group(backend="gloo", timeout=timeout)
-    if not torch.cuda.is_available() or not dist.is_nccl_available():
-        return "no CUDA device" if dist.is_nccl_available() else "this torch has no CUDA"
+        return "" if dist.is_gloo_available() else "this torch has no gloo"
+    if not dist.is_nccl_available():
+        return "this torch has no NCCL"
     devices, needed = torch.cuda.device_count(), started_by.local_size or started_by.size
     if devices < needed:
         return f"it needs a CUDA device for each rank: {devices} for {needed} on this host"
-    torch.cuda.set_device(started_by.local_rank or 0)
-    return dist.new_group(backend="nccl", timeout=timeout)
+    return ""
+
+
+def _torch_group(name: str, started_by: Launch) -> Any:
+    """A group of all ranks."""
+    import torch
+    import torch.distributed as dist
+
+    if name == "quoit":
+        return dist.group.WORLD
+    if name == "nccl":
+        torch.cuda.set_device(started_by.local_rank or 0)
+    return dist.new_group(backend=name, timeout=timedelta(seconds=DEADLINE_S))
 
 
 def _runner(plan: Plan, case: Case, every: Sequence[Calls], **named: Any) -> Runner:
