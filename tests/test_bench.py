@@ -304,6 +304,7 @@ def test_the_table_fits_a_terminal(wide: bool) -> None:
             "--launcher slurm is unknown: choose mpich, openmpi, quoit",
         ),
         ("all_reduce --json missing/a.json", "cannot write missing/a.json: choose a file in a "),
+        ("all_reduce --plot a.gif", "--plot a.gif: its name must end in .png, .svg, .pdf"),
         ("all_reduce --plot .", "cannot write .: choose a file in a "),
     ],
 )

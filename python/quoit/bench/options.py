@@ -13,15 +13,15 @@ from quoit.bench.data import DTYPES, most_ranks
 from quoit.bench.plan import BACKENDS, MODES, OPS, REDUCE_OPS, REDUCING, SPLITTING, Plan
 
 LAUNCHERS = ("mpich", "openmpi", "quoit")
+_PICTURES = (".png", ".svg", ".pdf")
 _LARGEST = 64 << 20
 _SHARE = 0.7  # of the memory that is free; the rest is for the peers' own buffers
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = f"quoit bench {{{','.join(OPS)}}} [options]"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "quoit bench OPERATION [options]"
     # Checked in plan(), where one rank of many can speak for all.
-    parser.add_argument("op", help="what to measure")
+    parser.add_argument("op", metavar="OPERATION", help=", ".join(OPS))
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument("-n", "--ranks", metavar="N", help="on this host (default: 2)")
     ranks.add_argument(
@@ -74,7 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--markdown", action="store_true", help="a table for GitHub")
     out.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     out.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
-    out.add_argument("--plot", type=Path, metavar="FILE", help="draw it there (.png, .svg, .pdf)")
+    out.add_argument(
+        "--plot", type=Path, metavar="FILE", help=f"draw it there ({', '.join(_PICTURES)})"
+    )
 
 
 def plan(options: argparse.Namespace, ranks: int) -> Plan:
@@ -126,6 +128,8 @@ def check_outputs(options: argparse.Namespace) -> None:
     for path in filter(None, (options.json, options.csv, options.plot)):
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise ValueError(f"cannot write {path}: choose a file in a folder that can be written")
+    if options.plot and options.plot.suffix not in _PICTURES:
+        raise ValueError(f"--plot {options.plot}: its name must end in {', '.join(_PICTURES)}")
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install matplotlib")
 
