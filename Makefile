@@ -55,7 +55,7 @@ sanitize: $(STAMPS)/build
 	@tools/sanitize.sh $(BIN) build/asan address
 
 bench: $(STAMPS)/quoit $(STAMPS)/test .mpi/mpich/installed .mpi/openmpi/installed
-	@$(BIN)/python bench/run.py $(ARGS)
+	@$(BIN)/python bench/results.py $(ARGS)
 
 build: $(STAMPS)/quoit
 

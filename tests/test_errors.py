@@ -34,6 +34,9 @@ INTERNAL = {
     "the network interfaces of this host cannot be listed": "a failure of the kernel, in its words",
     "the system gives no random numbers": "a failure of the kernel, in its words",
     "this host has no TCP port to listen on": "a failure of the kernel, in its words",
+    "bytes into …: pass arrays of one size": "benchmarks and tests of the kernels",
+    " is no instruction set of the kernels": "benchmarks and tests of the kernels",
+    "it takes messages in both directions only": "a reason in the header of quoit bench",
     "quoit/shrunk": "a name in the store, no message",
     " sparse and … dense dimensions": "a part of: ranks disagree",
 }
@@ -151,7 +154,7 @@ def sources() -> list[Site]:
     sites: list[Site] = []
     for file in sorted([*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.h")]):
         sites += cpp_sites(file.relative_to(ROOT).as_posix(), file.read_text())
-    for file in sorted(ROOT.glob("python/quoit/*.py")):
+    for file in sorted(ROOT.glob("python/quoit/**/*.py")):
         sites += python_sites(file.relative_to(ROOT).as_posix(), file.read_text())
     return [site for site in sites if site.worth]
 
@@ -180,7 +183,7 @@ def outdated(sites: list[Site], page: str) -> list[str]:
 
 def everything() -> list[Site]:
     sites = sources()
-    for file in sorted(ROOT.glob("python/quoit/*.py")):
+    for file in sorted(ROOT.glob("python/quoit/**/*.py")):
         sites += [site for site in literals(file.name, file.read_text()) if site.says_something]
     return sites
 

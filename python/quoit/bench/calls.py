@@ -60,10 +60,13 @@ def of_torch(plan: Plan, tensors: Tensors, group: Any) -> Calls:
 
     give, take = tensors.give, tensors.take
     redop = getattr(dist.ReduceOp, plan.redop.upper())
+    # The names since torch 2.13, which warns of the older ones, and those before.
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     call = {
         "all_reduce": partial(dist.all_reduce, take, op=redop),
-        "reduce_scatter": partial(dist.reduce_scatter_tensor, take, give, op=redop),
-        "all_gather": partial(dist.all_gather_into_tensor, take, give),
+        "reduce_scatter": partial(scatter, take, give, op=redop),
+        "all_gather": partial(gather, take, give),
         "broadcast": partial(dist.broadcast, take, src=plan.root),
         "all_to_all": partial(dist.all_to_all_single, take, give),
         "barrier": partial(dist.barrier),

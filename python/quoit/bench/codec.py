@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import metadata
 
 import numpy as np
 
@@ -24,8 +23,7 @@ SUMMANDS = 2
 def work(plan: Plan, tell: Callable[[Record], None]) -> list[Record]:
     """Measures each size; `tell` hears of the progress. Returns what a rank 0 would have said."""
     dtype, control = DTYPES[plan.dtype], Control(None)
-    versions = {"quoit": metadata.version("quoit"), "numpy": metadata.version("numpy")}
-    about: Record = {"ranks": 1, "places": [machine.place()], "versions": versions}
+    about: Record = {"ranks": 1, "places": [machine.place()], "versions": machine.versions("numpy")}
     records: list[Record] = [{"about": about, "left_out": {}}]
     most = max(plan.sizes) // dtype.size
     arrays = [np.ones(most, dtype.carrier) for _ in range(SUMMANDS + 1)]

@@ -82,10 +82,10 @@ def _launched(
             outcome = launch.start(launcher, ranks, plan, hearing(launcher.name))
             mpi = launcher.name if launcher.mpi else ""
             launches.append(Launched(launcher.name, mpi, outcome.records, outcome.failure))
-            if outcome.failure:
-                _say(outcome.words)
             if launches[-1].error:
                 raise ValueError(launches[-1].error)
+            if outcome.failure:
+                _say(outcome.words)
     return launches, missing
 
 

@@ -8,6 +8,7 @@ them, so another way to start ranks is another Launcher.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -31,6 +32,7 @@ FAMILIES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 QUOIT_RUN = "quoit"
 SILENCE_S = 330.0  # without a word of rank 0; the ranks themselves give up a little earlier
 _GRACE_S = 5.0
+_PR_SET_PDEATHSIG = 1
 _PAUSE_S = 0.05
 _LAST_WORDS = 30  # lines
 
@@ -128,6 +130,11 @@ def _running(
     commands: Sequence[Command], words: IO[str]
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     processes: list[subprocess.Popen[bytes]] = []
+    libc = ctypes.CDLL(None)
+
+    def end_with_us() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # even if we are killed
+
     try:
         for command in commands:
             processes.append(
@@ -138,6 +145,7 @@ def _running(
                     stdout=words,
                     stderr=words,
                     start_new_session=True,
+                    preexec_fn=end_with_us,
                 )
             )
         yield processes

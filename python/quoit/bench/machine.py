@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from quoit import _core
 from quoit.cores import cpu_quota
 
 _BUSY = 0.3  # load, as a part of the cores
@@ -40,6 +42,13 @@ def load() -> float:
 
 def is_busy(load: float) -> bool:
     return load > _BUSY * _cores()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of quoit with its instruction set, of these packages, and of Python."""
+    found = {"quoit": f"{metadata.version('quoit')} ({_core.isa()})"}
+    found |= {name: metadata.version(name) for name in packages}
+    return {**found, "Python": platform.python_version()}
 
 
 def place() -> dict[str, Any]:

@@ -13,15 +13,15 @@ from quoit.bench.data import DTYPES, most_ranks
 from quoit.bench.plan import BACKENDS, MODES, OPS, REDUCE_OPS, REDUCING, SPLITTING, Plan
 
 LAUNCHERS = ("mpich", "openmpi", "quoit")
+_PICTURES = (".png", ".svg", ".pdf")
 _LARGEST = 64 << 20
 _SHARE = 0.7  # of the memory that is free; the rest is for the peers' own buffers
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = f"quoit bench {{{','.join(OPS)}}} [options]"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "quoit bench OPERATION [options]"
     # Checked in plan(), where one rank of many can speak for all.
-    parser.add_argument("op", help="what to measure")
+    parser.add_argument("op", metavar="OPERATION", help=", ".join(OPS))
     ranks = parser.add_argument_group("ranks")
     ranks.add_argument("-n", "--ranks", metavar="N", help="on this host (default: 2)")
     ranks.add_argument(
@@ -75,12 +75,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--markdown", action="store_true", help="a table for GitHub")
     out.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
     out.add_argument("--csv", type=Path, metavar="FILE", help="write the table there")
-    out.add_argument("--plot", type=Path, metavar="FILE", help="draw it there (.png, .svg, .pdf)")
+    out.add_argument(
+        "--plot", type=Path, metavar="FILE", help=f"draw it there ({', '.join(_PICTURES)})"
+    )
 
 
 def plan(options: argparse.Namespace, ranks: int) -> Plan:
     """What the command line asks of so many ranks. Raises ValueError with what is wrong with it."""
-    op = _one_of(options.op, OPS, "an operation")
+    op = _one_of(options.op, OPS, "operation")
     _check_ranks(op, ranks)
     dtype = DTYPES[_one_of(options.dtype, tuple(DTYPES), "--dtype")]
     redop = _one_of(options.redop, REDUCE_OPS, "--op")
@@ -127,6 +129,8 @@ def check_outputs(options: argparse.Namespace) -> None:
     for path in filter(None, (options.json, options.csv, options.plot)):
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise ValueError(f"cannot write {path}: choose a file in a folder that can be written")
+    if options.plot and options.plot.suffix not in _PICTURES:
+        raise ValueError(f"--plot {options.plot}: its name must end in {', '.join(_PICTURES)}")
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install matplotlib")
 
@@ -158,13 +162,14 @@ def _sizes(options: argparse.Namespace, op: str, ranks: int, element: int) -> tu
                 raise ValueError(f"{option} {value}: {op} has no sizes")
         return ()
     unit = element * ranks if op in SPLITTING else element
-    what = f"{ranks} parts of {options.dtype}" if op in SPLITTING else options.dtype
+    whole = f"{options.dtype} needs"
+    needs = f"{ranks} parts of {options.dtype} need" if op in SPLITTING else whole
     first = sizes.parse(options.begin, "-b") if options.begin else max(4, unit)
     last = sizes.parse(options.end, "-e") if options.end else max(first, _LARGEST)
     if first > last:
         raise ValueError(f"-b {options.begin or first} is more than -e {options.end}")
     if first % unit:
-        raise ValueError(f"-b {options.begin}: {what} need a multiple of {unit} bytes")
+        raise ValueError(f"-b {options.begin}: {needs} a multiple of {unit} bytes")
     return sizes.series(first, last, _number(options.factor, "-f", least=2))
 
 
@@ -172,7 +177,7 @@ def _check_memory(plan: Plan, ranks: int) -> None:
     needed, free = bytes_needed(plan) * ranks, _free_memory()
     if needed > _SHARE * free:
         raise ValueError(
-            f"{ranks} ranks with sizes up to {sizes.written(max(plan.sizes))}B need "
+            f"{ranks} ranks with sizes up to {sizes.named(max(plan.sizes))} need "
             f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free here: choose a "
             "smaller -e, or fewer calls in flight"
         )
@@ -187,11 +192,7 @@ def _free_memory() -> int:
 
 def _one_of(text: str, choices: tuple[str, ...], what: str) -> str:
     if text not in choices:
-        raise ValueError(
-            f"{text!r} is not {what}: choose {', '.join(choices)}"
-            if not what.startswith("-")
-            else f"{what} {text}: choose {', '.join(choices)}"
-        )
+        raise ValueError(f"{what} {text} is unknown: choose {', '.join(choices)}")
     return text
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from importlib import metadata, util
+from importlib import util
 from typing import Any
 
 import numpy as np
 
-from quoit import _core
 from quoit.bench import calls, machine, messages
 from quoit.bench.calls import Calls, Tensors, Unsupported, Waitable
 from quoit.bench.cases import Case
@@ -56,7 +54,7 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
     # First of all: quoit uses the MPI that is loaded.
     wanted = "mpi" in plan.backends and plan.op != "ddp"
     mpi = _load_mpi(started_by) if wanted else "it was not asked for"
-    meet = _meet_by_torch(plan) if has_torch else _meet_without(started_by)
+    meet, leave = _meet_by_torch(plan) if has_torch else _meet_without(started_by)
     rank, ranks = started_by.rank, started_by.size
     # The benchmark's own messages do not go over what it measures.
     own = Communicator(rank, ranks, meet, timeout=DEADLINE_S, algorithm="auto")
@@ -64,21 +62,15 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
     groups: dict[str, Any] = {}
     prepare: dict[str, Prepare] = {}
     for name in plan.backends:
-        if name in _TORCH:
-            group = _torch_group(name, started_by) if has_torch else "torch is not installed"
-            if isinstance(group, str):
-                left_out[name] = group
-                continue
-            groups[name] = group
+        # What one rank lacks, on a host that differs, nobody can use.
+        if why := next(filter(None, meet(_lacking(name, plan, started_by, has_torch, mpi))), ""):
+            left_out[name] = why
+        elif name in _TORCH:
+            groups[name] = _torch_group(name, started_by)
             device = f"cuda:{started_by.local_rank or 0}" if name == "nccl" else "cpu"
-            prepare[name] = partial(_torch_runner, plan, rank, ranks, group, device)
-        elif plan.op == "ddp":
-            left_out[name] = "DDP needs a backend of torch.distributed"
+            prepare[name] = partial(_torch_runner, plan, rank, ranks, groups[name], device)
         elif name == "mpi":
-            if isinstance(mpi, str):
-                left_out[name] = mpi
-            else:
-                prepare[name] = partial(_mpi_runner, plan, rank, ranks, mpi)
+            prepare[name] = partial(_mpi_runner, plan, rank, ranks, mpi)
         else:
             comm = Communicator(rank, ranks, meet, timeout=DEADLINE_S, algorithm=plan.algorithm)
             prepare[name] = partial(_numpy_runner, plan, rank, ranks, comm)
@@ -88,8 +80,7 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
 
     def close() -> None:
         own.close()
-        if has_torch:
-            importlib.import_module("torch.distributed").destroy_process_group()
+        leave()
 
     return Peers(Control(own), prepare, groups, left_out, about, close)
 
@@ -109,7 +100,8 @@ def _load_mpi(started_by: Launch) -> Any:
     return importlib.import_module("mpi4py.MPI")
 
 
-def _meet_by_torch(plan: Plan) -> Meet:
+def _meet_by_torch(plan: Plan) -> tuple[Meet, Callable[[], None]]:
+    """How the ranks tell each other a few lines of text, and what ends it."""
     import torch
     import torch.distributed as dist
 
@@ -121,36 +113,51 @@ def _meet_by_torch(plan: Plan) -> Meet:
         dist.all_gather_object(texts, text)
         return texts
 
-    return meet
+    return meet, dist.destroy_process_group
 
 
-def _meet_without(started_by: Launch) -> Meet:
+def _meet_without(started_by: Launch) -> tuple[Meet, Callable[[], None]]:
+    """The same without torch."""
     from quoit.doctor_meet import meet
 
     gather = meet(started_by, DEADLINE_S)
     topics = iter(range(1 << 30))
-    return lambda text: gather(f"bench {next(topics)}", text, DEADLINE_S)
+    return lambda text: gather(f"bench {next(topics)}", text, DEADLINE_S), gather.leave
 
 
-def _torch_group(name: str, started_by: Launch) -> Any:
-    """A group of all ranks, or why there is none."""
+def _lacking(name: str, plan: Plan, started_by: Launch, has_torch: bool, mpi: Any) -> str:
+    """Why this rank cannot use a backend, or nothing. mpi: the module, or why there is none."""
+    if plan.op == "ddp" and name not in _TORCH:
+        return "DDP needs a backend of torch.distributed"
+    if name in _TORCH and not has_torch:
+        return "torch is not installed"
+    if name == "mpi":
+        return mpi if isinstance(mpi, str) else ""
+    if name not in ("gloo", "nccl"):
+        return ""
     import torch
     import torch.distributed as dist
 
-    timeout = timedelta(seconds=DEADLINE_S)
-    if name == "quoit":
-        return dist.group.WORLD
     if name == "gloo":
-        if not dist.is_gloo_available():
-            return "this torch has none"
-        return dist.new_group(backend="gloo", timeout=timeout)
-    if not torch.cuda.is_available() or not dist.is_nccl_available():
-        return "no CUDA device" if dist.is_nccl_available() else "this torch has no CUDA"
+        return "" if dist.is_gloo_available() else "this torch has no gloo"
+    if not dist.is_nccl_available():
+        return "this torch has no NCCL"
     devices, needed = torch.cuda.device_count(), started_by.local_size or started_by.size
     if devices < needed:
         return f"it needs a CUDA device for each rank: {devices} for {needed} on this host"
-    torch.cuda.set_device(started_by.local_rank or 0)
-    return dist.new_group(backend="nccl", timeout=timeout)
+    return ""
+
+
+def _torch_group(name: str, started_by: Launch) -> Any:
+    """A group of all ranks."""
+    import torch
+    import torch.distributed as dist
+
+    if name == "quoit":
+        return dist.group.WORLD
+    if name == "nccl":
+        torch.cuda.set_device(started_by.local_rank or 0)
+    return dist.new_group(backend=name, timeout=timedelta(seconds=DEADLINE_S))
 
 
 def _runner(plan: Plan, case: Case, every: Sequence[Calls], **named: Any) -> Runner:
@@ -255,13 +262,10 @@ def memcpy_runner(case: Case) -> Runner:
 def _about(plan: Plan, meet: Meet, has_torch: bool, mpi: Any) -> Record:
     """Collective: versions of this rank, and places of all."""
     places = [json.loads(text) for text in meet(json.dumps(machine.place()))]
-    versions = {"quoit": f"{metadata.version('quoit')} ({_core.isa()})"}
     names = ["torch"] if has_torch else []
-    names += ["numpy", *(["mpi4py"] if not isinstance(mpi, str) else [])]
-    versions |= {name: metadata.version(name) for name in names}
+    versions = machine.versions(*names, "numpy", *(["mpi4py"] if not isinstance(mpi, str) else []))
     if not isinstance(mpi, str):
         words = mpi.Get_library_version().partition("\n")[0].partition(",")[0].split()
         version = words.pop().lstrip("v")
         versions[" ".join(words).removesuffix(" Version:")] = version
-    versions["Python"] = platform.python_version()
     return {"ranks": len(places), "places": places, "versions": versions}

@@ -42,10 +42,10 @@ def draw(plan: Plan, rows: Sequence[Row], title: str, path: Path) -> None:
     figure.savefig(path, dpi=140)
 
 
-def _curves(rows: Sequence[Row], axes: Axes, whats: Sequence[tuple[str, str]]) -> None:
-    """The first of `whats` that there is, by size; log axes."""
+def _curves(rows: Sequence[Row], axes: Axes, choices: Sequence[tuple[str, str]]) -> None:
+    """The first of `choices` that there is, by size; log axes."""
     cells = [cell for row in rows for cell in row.peers.values()]
-    what, label = next(w for w in whats if any(getattr(c, w[0]) is not None for c in cells))
+    what, label = next(one for one in choices if any(getattr(c, one[0]) is not None for c in cells))
     for name in dict.fromkeys(name for row in rows for name in row.peers):
         points = [
             (row.bytes, value)
@@ -79,5 +79,6 @@ def _bars(plan: Plan, rows: Sequence[Row], axes: Axes) -> None:
         bars = axes.barh(names, [cells[name].us for name in names], color="#D55E00")
         axes.bar_label(bars, fmt="%.2f", padding=4)
         axes.set(xscale="log", xlabel="time per call, µs")
+    axes.margins(x=0.15)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

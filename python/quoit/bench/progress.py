@@ -36,7 +36,7 @@ def bar(plan: Plan, launches: int) -> Iterator[Callable[[str], Callable[[Record]
             def hear(record: Record) -> None:
                 size = record.get("bytes", 0)
                 done = plan.sizes.index(size) if size in plan.sizes else 0
-                words = f"{plan.op} under {name}" + (f": {sizes.written(size)}B" if size else "")
+                words = f"{plan.op} under {name}" + (f": {sizes.named(size)}" if size else "")
                 part = record.get("progress", float("peers" in record))
                 progress.update(task, completed=base + done + part, description=words)
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from quoit.bench.cases import Case, Memory
 from quoit.bench.measure import Control, Runner, measure
 from quoit.bench.peers import DEADLINE_S, Peers, Prepare, connect
-from quoit.bench.plan import Plan, Record
+from quoit.bench.plan import MEMCPY, Plan, Record
 from quoit.launch import Launch, detect
 
 _NOT_OFTENER_S = 0.1
@@ -39,9 +39,14 @@ def work(plan: Plan, started_by: Launch, say: Say) -> None:
     except ValueError as error:  # an algorithm that there is not, a variable that makes no sense
         tell({"error": str(error)})
         return
+    problem = ""
     if plan.strict and peers.left_out:
-        why = (f"--backends {name}: {why}" for name, why in peers.left_out.items())
-        tell({"error": "; ".join(why)})
+        problem = "; ".join(f"--backends {name}: {why}" for name, why in peers.left_out.items())
+    elif not peers.groups and not set(peers.prepare) - {MEMCPY}:
+        why = "; ".join(f"{name}: {why}" for name, why in peers.left_out.items())
+        problem = f"there is nobody to measure ({why})"
+    if problem:
+        tell({"error": problem})
         peers.close()
         return
     gc.disable()  # a collection would land in somebody's turn

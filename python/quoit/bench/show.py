@@ -11,7 +11,7 @@ from typing import TextIO
 from quoit.bench.table import Table, Text
 
 _WIDTH = 120  # of what is no terminal
-_STYLES = {"good": "green", "bad": "bold red", "best": "bold", "": ""}
+_STYLES = {"ahead": "green", "behind": "yellow", "wrong": "bold red", "best": "bold", "": ""}
 _LEFT = ("peer", "backend", "best peer", "type", "redop")  # columns of words
 
 
@@ -93,7 +93,7 @@ def markdown(facts: Mapping[str, str], table: Table | None) -> str:
         rows += [list(line) for group in table.groups for line in group]
         cells = [_fitted(row, table, widths) for row in rows]
         lines += ["", *(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))]
-        lines += ["", f"{table.note[0].upper()}{table.note[1:]}."]
+        lines += ["", f"Columns: {table.note}."]
     return "\n".join(lines) + "\n"
 
 

@@ -7,7 +7,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 def parse(text: str, option: str) -> int:
     """ "16K", "64M", "1GiB" or "4" in bytes; units are powers of 1024, as nccl-tests has them."""
-    digits = text.strip().upper().removesuffix("IB").removesuffix("B")
+    digits = text.strip().upper().removesuffix("B").removesuffix("I")
     unit = digits[-1:] if digits[-1:] in ("K", "M", "G") else ""
     number = digits.removesuffix(unit)
     if not number.isdecimal() or int(number) == 0:
@@ -22,6 +22,12 @@ def written(size: int) -> str:
         if size and size % factor == 0:
             return f"{size // factor} {unit}"
     return str(size)
+
+
+def named(size: int) -> str:
+    """With its unit: "16 KiB", "1000 B"."""
+    text = written(size)
+    return f"{text}B" if text.endswith("i") else f"{text} B"
 
 
 def series(first: int, last: int, factor: int) -> tuple[int, ...]:

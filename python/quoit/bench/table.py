@@ -14,7 +14,7 @@ _OF_RANKS = ("redop", "root", "busbw")  # columns
 
 @dataclass(frozen=True)
 class Text:
-    """mark: "good", "bad", "best" or "", for colours."""
+    """mark: for colours; "best", "ahead", "behind", "wrong" or ""."""
 
     text: str
     mark: str = ""
@@ -107,14 +107,15 @@ def _wide(plan: Plan, rows: Sequence[Row]) -> Table:
             texts = {heading: Text(text) for heading, text in columns.items()}
             texts["#wrong"] = _errors(cell)
             texts |= {"p50": Text(number(cell.p50)), "p99": Text(number(cell.p99))}
-            texts["ratio"] = _ratio(cell)
+            texts["ratio"] = _ratio(name, cell)
             if plan.op == "codec":  # it moves nothing between ranks
                 texts = {h: text for h, text in texts.items() if h not in _OF_RANKS}
             lines.append(tuple(texts.values()))
             headings = tuple(texts)
         groups.append(tuple(lines))
     against = results.base(plan, _peers(rows))
-    note = "size in bytes, times in µs, algbw and busbw in GB/s"
+    bandwidths = "algbw" if plan.op == "codec" else "algbw and busbw"
+    note = f"size in bytes, times in µs, {bandwidths} in GB/s"
     if against:
         note += f"; ratio: time / {against}'s"
     return Table(headings, tuple(groups), note)
@@ -130,28 +131,29 @@ def _steps(rows: Sequence[Row]) -> Table:
         texts = [Text(number(time / 1e3)) for time in times]
         share = Text(f"{100 * exposed / cell.us:.1f} %")
         quantiles = [Text(number(cell.p50 / 1e3)), Text(number(cell.p99 / 1e3))]
-        lines.append((Text(name), *texts, share, *quantiles, _errors(cell), _ratio(cell)))
+        lines.append((Text(name), *texts, share, *quantiles, _errors(cell), _ratio(name, cell)))
     note = "ms per step; alone: without communication; exposed: what communication adds to it; "
     return Table(headings, (tuple(lines),), note + "share: of the step; ratio: exposed / quoit's")
 
 
 def _errors(cell: Cell) -> Text:
-    return Text("–" if cell.wrong is None else str(cell.wrong), "bad" if cell.wrong else "")
+    return Text("–" if cell.wrong is None else str(cell.wrong), "wrong" if cell.wrong else "")
 
 
 def _wrong(row: Row) -> Text:
     checked = any(cell.wrong is not None for cell in row.peers.values())
-    return Text(str(row.wrong) if checked else "–", "bad" if row.wrong else "")
+    return Text(str(row.wrong) if checked else "–", "wrong" if row.wrong else "")
 
 
 def _best(row: Row) -> Text:
     if row.best is None:
         return Text("–")
     name, ratio = row.best
-    return Text(f"{number(ratio)}× {name}", "good" if ratio >= 1 else "bad")
+    return Text(f"{number(ratio)}× {name}", "ahead" if ratio >= 1 else "behind")
 
 
-def _ratio(cell: Cell) -> Text:
+def _ratio(name: str, cell: Cell) -> Text:
     if cell.ratio is None:
         return Text("")
-    return Text(number(cell.ratio), "good" if cell.ratio >= 1 else "bad")
+    is_peer = name not in results.OURS and name != MEMCPY
+    return Text(number(cell.ratio), ("ahead" if cell.ratio >= 1 else "behind") if is_peer else "")
