@@ -42,12 +42,14 @@ void Attempt::run() {
       continue;
     }
     if (++polls == (crowded ? 1 : kPatience)) group_.ring_peers();
-    if (group_.progress()) continue;
+    const bool moved = group_.progress();
     if (engine_.wanted_.load(std::memory_order_relaxed) > 0) return;
-    if (crowded)
-      ::sched_yield();
-    else
-      pause_cpu();
+    if (!moved) {
+      if (crowded)
+        ::sched_yield();
+      else
+        pause_cpu();
+    }
     if (!crowded && polls % kPolls != 0) continue;
     const auto now = Clock::now();
     if (since == Clock::time_point{}) since = now;

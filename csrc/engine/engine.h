@@ -67,7 +67,7 @@ class Engine {
   void wait(Work& work, Deadline deadline = {});
 
   // For work that nobody will wait() for but whose future somebody has: keeps the background thread
-  // on.
+  // on. Unless `at_once`, it may take the thread 200 us to begin.
   void drive_in_background(bool at_once = true);
 
   // Called every 50 ms or so by threads that wait; may throw to end the wait (Ctrl-C).

@@ -117,7 +117,7 @@ void ways_may_be_mixed(const std::vector<std::string>& hosts) {
   });
 }
 
-// Small messages to and fro, both ways of waiting, and more of them than a pipe holds.
+// Small messages there and back, and more of them than a pipe holds.
 void messages_pass() {
   auto world = make_world(hosts_of(2, 1));
   on_all(world, [](Communicator& c) {
