@@ -35,6 +35,7 @@ INTERNAL = {
     "the system gives no random numbers": "a failure of the kernel, in its words",
     "this host has no TCP port to listen on": "a failure of the kernel, in its words",
     "quoit/shrunk": "a name in the store, no message",
+    " (ranks … of the job)": "a part of: ranks disagree about the process group",
     " sparse and … dense dimensions": "a part of: ranks disagree",
 }
 

@@ -34,6 +34,7 @@ class ConnectOptions:
 class Communicator:
     rank: int
     size: int
+    where: str
     all_reduce: _Start
     reduce: _Start
     broadcast: _Start

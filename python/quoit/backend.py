@@ -64,6 +64,7 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
         _seconds(options.timeout),
         library or "",
         started_by.size if started_by is not None else 0,
+        list(options.global_ranks_in_group),
     )
     return backend
 
