@@ -141,22 +141,20 @@ def unlike(data: torch.Tensor, expected: float) -> str | None:
 DISAGREE = "ranks disagree.*{other} called"
 
 
-@mistake("all_reduce of 12 and of 16 floats", names=DISAGREE)
-def another_size(rank: Rank) -> str | None:
-    rank.ready()
-    data = torch.ones(pick(rank, 12, 16))
-    rank.begin()
-    dist.all_reduce(data)
-    return unlike(data, 2) or "a sum of unlike tensors"
+def all_reduce_of(sizes: tuple[int, int]) -> Play:
+    def play(rank: Rank) -> str | None:
+        rank.ready()
+        data = torch.ones(pick(rank, *sizes))
+        rank.begin()
+        dist.all_reduce(data)
+        return unlike(data, 2) or "a sum of unlike tensors"
+
+    return play
 
 
-@mistake("all_reduce of 1000 and of 2000 floats", names=DISAGREE)
-def another_large_size(rank: Rank) -> str | None:
-    rank.ready()
-    data = torch.ones(pick(rank, 1000, 2000))
-    rank.begin()
-    dist.all_reduce(data)
-    return unlike(data, 2) or "a sum of unlike tensors"
+for _name, _sizes in (("another_size", (12, 16)), ("another_large_size", (1000, 2000))):
+    _title = f"all_reduce of {_sizes[0]} and of {_sizes[1]} floats"
+    MISTAKES[_name] = Mistake(_name, _title, all_reduce_of(_sizes), names=DISAGREE)
 
 
 @mistake("all_reduce of float32 and of int32", names=DISAGREE)

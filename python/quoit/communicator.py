@@ -87,7 +87,7 @@ class Communicator:
         transport: "auto", "shm", "mpi", "tcp", "shm+mpi" or "shm+tcp".
         algorithm: "auto", "direct", "ring" or "hierarchy".
         """
-        from quoit import backend, launch
+        from quoit import backend
 
         options = _core.ConnectOptions()
         if timeout is not None:
@@ -96,12 +96,7 @@ class Communicator:
             options.transport = transport
         if algorithm is not None:
             options.algorithm = algorithm
-        started_by = backend.launcher()
-        if started_by is not None:
-            options.mpi_library = launch.find_mpi_library(started_by) or ""
-            options.mpi_size = started_by.size
-        _core.watch_signals()
-        backend.end_in_order()
+        options.mpi_library, options.mpi_size = backend.prepare()
         self._be(_core.connect(rank, size, rendezvous, options))
 
     def _be(self, native: _core.Communicator) -> None:
