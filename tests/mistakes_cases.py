@@ -141,22 +141,20 @@ def unlike(data: torch.Tensor, expected: float) -> str | None:
 DISAGREE = "ranks disagree.*{other} called"
 
 
-@mistake("all_reduce of 12 and of 16 floats", names=DISAGREE)
-def another_size(rank: Rank) -> str | None:
-    rank.ready()
-    data = torch.ones(pick(rank, 12, 16))
-    rank.begin()
-    dist.all_reduce(data)
-    return unlike(data, 2) or "a sum of unlike tensors"
+def all_reduce_of(sizes: tuple[int, int]) -> Play:
+    def play(rank: Rank) -> str | None:
+        rank.ready()
+        data = torch.ones(pick(rank, *sizes))
+        rank.begin()
+        dist.all_reduce(data)
+        return unlike(data, 2) or "a sum of unlike tensors"
+
+    return play
 
 
-@mistake("all_reduce of 1000 and of 2000 floats", names=DISAGREE)
-def another_large_size(rank: Rank) -> str | None:
-    rank.ready()
-    data = torch.ones(pick(rank, 1000, 2000))
-    rank.begin()
-    dist.all_reduce(data)
-    return unlike(data, 2) or "a sum of unlike tensors"
+for _name, _sizes in (("another_size", (12, 16)), ("another_large_size", (1000, 2000))):
+    _title = f"all_reduce of {_sizes[0]} and of {_sizes[1]} floats"
+    MISTAKES[_name] = Mistake(_name, _title, all_reduce_of(_sizes), names=DISAGREE)
 
 
 @mistake("all_reduce of float32 and of int32", names=DISAGREE)
@@ -303,8 +301,8 @@ def both_send_first(rank: Rank) -> str | None:
 @mistake(
     "new_group of [0, 1] and of [0, 1, 2] made in another order",
     size=3,
-    raises=(0, 1, 2),
-    quick=False,
+    raises=(0, 1),
+    names="ranks disagree about the process group.*ranks 0, 1(, 2)? of the job",
 )
 def groups_made_in_another_order(rank: Rank) -> str | None:
     rank.ready()
@@ -316,6 +314,22 @@ def groups_made_in_another_order(rank: Rank) -> str | None:
     data = torch.ones(4)
     dist.all_reduce(data, group=groups[3])
     return unlike(data, 3)
+
+
+@mistake(
+    "new_group of [0, 1] on rank 0, of [1, 2] on ranks 1 and 2",
+    size=3,
+    raises=(0, 1, 2),
+    names="ranks disagree about the process group.*ranks (0, 1|1, 2) of the job",
+)
+def groups_of_other_ranks(rank: Rank) -> str | None:
+    rank.ready()
+    rank.begin()
+    ranks = [0, 1] if rank.rank == 0 else [1, 2]
+    group = dist.new_group(ranks, timeout=timedelta(seconds=TIMEOUT_S))
+    data = torch.ones(4)
+    dist.all_reduce(data, group=group)
+    return unlike(data, 2)
 
 
 @mistake("two groups of the same ranks used in another order", names="timed out", quick=False)
@@ -544,7 +558,11 @@ def wrong_launcher(rank: Rank) -> str | None:
     return f"a group of {dist.get_world_size()}"
 
 
-@mistake("the ranks say different world sizes, 2 and 3", quick=False)
+@mistake(
+    "the ranks say different world sizes, 2 and 3",
+    names="ranks disagree about the process group.*rank 0 of 2.*rank 1 of 3|"
+    "ranks disagree about the process group.*rank 1 of 3.*rank 0 of 2",
+)
 def another_world_size(rank: Rank) -> str | None:
     rank.begin()
     rank.join(size=pick(rank, 2, 3))
@@ -553,10 +571,31 @@ def another_world_size(rank: Rank) -> str | None:
     return unlike(data, 2)
 
 
-@mistake("two processes say that they are rank 1", size=3, raises=(2,), quick=False)
+@mistake(
+    "two processes of three say that they are rank 1",
+    size=3,
+    raises=(0, 1, 2),
+    names="two processes join the process group as rank 1 of 3",
+)
 def twice_the_same_rank(rank: Rank) -> str | None:
     rank.begin()
+    rank.join(rank=min(rank.rank, 1))
+    return None
+
+
+@mistake(
+    "a third process says that it is rank 1 of 2",
+    size=3,
+    raises=(2,),
+    names="is this process a second one with that rank",
+    quick=False,
+)
+def one_rank_too_many(rank: Rank) -> str | None:
+    if rank.rank == 2:
+        rank.wait_for("met1")
+    rank.begin()
     rank.join(rank=min(rank.rank, 1), size=2)
+    rank.note("met", True)
     data = torch.ones(4)
     dist.all_reduce(data)
     return unlike(data, 2)

@@ -284,6 +284,7 @@ def test_nonsense_is_refused_at_once(what: str, two: list[Communicator]) -> None
     with pytest.raises(UsageError) as caught:
         call(two[0])
     assert re.search(told, str(caught.value), re.DOTALL), str(caught.value)
+    assert str(caught.value).startswith("[quoit rank 0 on a] ")
     assert isinstance(caught.value, ValueError)
     on_all(two, cases.CASES["messages_with_one_tag_keep_their_order"])
 
@@ -296,6 +297,18 @@ def test_direct_needs_one_host() -> None:
 def test_an_unknown_algorithm_is_refused() -> None:
     with pytest.raises(UsageError, match="'fast' is not known: choose auto, direct, ring or hier"):
         Communicator.threads("aa", algorithm="fast")
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "told"),
+    [
+        (0, 3, "rank 0 of 3 heard from 2 ranks when meeting the others"),
+        (1, 2, "rank 1 of 2 met a process on .* that is rank 1 of 2 where rank 0 of 2 should be"),
+    ],
+)
+def test_a_rendezvous_of_other_ranks_is_refused(rank: int, size: int, told: str) -> None:
+    with pytest.raises(UsageError, match=rf"\[quoit rank {rank} on .*{told}"):
+        Communicator(rank, size, lambda text: [text, text], timeout=5)
 
 
 def test_a_rank_outside_the_group_is_refused() -> None:

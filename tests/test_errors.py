@@ -38,6 +38,7 @@ INTERNAL = {
     " is no instruction set of the kernels": "benchmarks and tests of the kernels",
     "it takes messages in both directions only": "a reason in the header of quoit bench",
     "quoit/shrunk": "a name in the store, no message",
+    " (ranks … of the job)": "a part of: ranks disagree about the process group",
     " sparse and … dense dimensions": "a part of: ranks disagree",
 }
 

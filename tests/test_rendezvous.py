@@ -163,7 +163,7 @@ def test_strangers_are_not_answered_and_do_no_harm(
             assert stranger.recv(100) == b""
     for rank in (0, 2, 2**32 - 1):
         with connect(place(0, 2)) as stranger:
-            stranger.send(token + rank.to_bytes(4, "big"))
+            stranger.send(token + rank.to_bytes(4, "big") + (2).to_bytes(4, "big"))
             assert b"secret" not in stranger.recv(100)
     assert not host.done()
     assert tell_host(place(1, 2), "", 20.0) == "secret"
@@ -199,6 +199,17 @@ def test_two_processes_of_one_rank_are_told(
         loser.result()
     assert tell_host(place(2, 3), "", 20.0) == "text"
     assert winner.result() == host.result() == "text"
+
+
+def test_ranks_that_say_other_sizes_are_told(
+    place: Callable[[int, int], Place], pool: ThreadPoolExecutor
+) -> None:
+    ranks = [pool.submit(tell_host, place(rank, 3), "", 20.0) for rank in (0, 1)]
+    time.sleep(0.3)  # for rank 1 to come: who comes to a meeting that failed finds nobody
+    ranks.append(pool.submit(tell_host, place(2, 4), "", 20.0))
+    for one in ranks:
+        with pytest.raises(RuntimeError, match=r"there are 3 ranks, rank 2 says 4"):
+            one.result()
 
 
 def test_a_second_rank_0_is_told(place: Callable[[int, int], Place]) -> None:

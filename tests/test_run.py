@@ -437,6 +437,17 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in printed.out + printed.err
 
 
+def test_an_interrupted_command_says_so_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quoit.doctor.main", interrupt)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "quoit doctor: interrupted\n"
+
+
 def test_options_end_where_the_program_begins() -> None:
     parser = argparse.ArgumentParser()
     run.configure(parser)

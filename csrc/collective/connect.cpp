@@ -19,20 +19,43 @@ struct Card {
   std::string host_identity;
   std::string host_name;
   std::string bell;
+  std::string place;  // rank and size
 
   [[nodiscard]] std::string written() const {
-    return host_identity + "\n" + host_name + "\n" + bell;
+    return text(host_identity, "\n", host_name, "\n", bell, "\n", place);
   }
   static Card read(const std::string& said, std::size_t rank) {
     std::istringstream lines(said);
     Card card;
     const bool whole = std::getline(lines, card.host_identity) &&
-                       std::getline(lines, card.host_name) && std::getline(lines, card.bell);
+                       std::getline(lines, card.host_name) && std::getline(lines, card.bell) &&
+                       std::getline(lines, card.place);
     QUOIT_CHECK(whole, TransportError, "rank ", rank, " sent '", said,
                 "' when meeting the others: do all ranks run the same version of quoit?");
     return card;
   }
 };
+
+std::string place_of(std::size_t rank, std::size_t size) { return text(rank, " of ", size); }
+
+// Everybody's card; throws when they are not those of one group.
+std::vector<Card> exchange_cards(const Card& mine, int rank, int size, const Rendezvous& meet) {
+  std::vector<Card> cards;
+  for (const std::string& said : meet(mine.written()))
+    cards.push_back(Card::read(said, cards.size()));
+  const auto ranks = static_cast<std::size_t>(size);
+  QUOIT_CHECK(cards.size() == ranks, UsageError, "rank ", rank, " of ", size, " heard from ",
+              cards.size(),
+              " ranks when meeting the others: the rendezvous must give one text for each rank of "
+              "the group, and all ranks must be given the same size");
+  for (std::size_t r = 0; r < ranks; ++r)
+    QUOIT_CHECK(cards[r].place == place_of(r, ranks), UsageError, "rank ", rank, " of ", size,
+                " met a process on ", cards[r].host_name, " that is rank ", cards[r].place,
+                " where rank ", place_of(r, ranks),
+                " should be: give every process its own rank and all the same size, and let the "
+                "rendezvous return texts in the order of ranks");
+  return cards;
+}
 
 // The ranks that share a host with rank `me`, and where `me` stands among them.
 HostSegment::Members members_of(const std::vector<int>& host_of, int me) {
@@ -135,11 +158,10 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   // First: who is where. A rank that shall share no memory counts as a host of its own.
   std::string identity = host_identity();
   if (!means.share_memory) identity += text("/", rank);
-  std::vector<Card> cards;
+  const Card mine{identity, host_name(), engine.bell_memory()->name(),
+                  place_of(static_cast<std::size_t>(rank), static_cast<std::size_t>(size))};
+  const std::vector<Card> cards = exchange_cards(mine, rank, size, meet);
   std::vector<std::string> identities;
-  for (const std::string& said :
-       meet(Card{identity, host_name(), engine.bell_memory()->name()}.written()))
-    cards.push_back(Card::read(said, cards.size()));
   for (const Card& card : cards) {
     identities.push_back(card.host_identity);
     us.host_names.push_back(card.host_name);

@@ -1,6 +1,7 @@
 #pragma once
 // The errors of Quoit. Each maps to one Python exception; each message says what was asked, what
 // was found and what to do. Destructors and progress loops never throw.
+#include <exception>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -44,6 +45,13 @@ std::string text(const Parts&... parts) {
   (out << ... << parts);
   return out.str();
 }
+
+// The same error, of the same kind, with words in front; what is none of ours becomes a
+// TransportError.
+std::exception_ptr prefixed(const std::string& prefix, const std::exception_ptr& error);
+
+// The same error, said by a rank ("rank 3 on node7"), unless it says already whose it is.
+std::exception_ptr said_by(const std::string& rank, const std::exception_ptr& error);
 
 }  // namespace quoit
 

@@ -258,7 +258,7 @@ void Engine::wait(Work& work, Deadline deadline) {
       if (work.done()) break;
       QUOIT_CHECK(!deadline.passed(), TimeoutError, describe(work.call()),
                   ": not done in the time given to wait()");
-      if (interrupt_) interrupt_();
+      heed_interrupt();
     }
   }
   if (auto error = work.error()) std::rethrow_exception(error);

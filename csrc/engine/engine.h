@@ -73,6 +73,11 @@ class Engine {
   // Called every 50 ms or so by threads that wait; may throw to end the wait (Ctrl-C).
   void set_interrupt(std::function<void()> check);
 
+  // Calls it, for a thread that waits for something else.
+  void heed_interrupt() {
+    if (interrupt_) interrupt_();
+  }
+
   // Without it, work progresses only inside wait().
   void forbid_background();
 

@@ -17,19 +17,6 @@ std::string message_of(const std::exception_ptr& error) {
   }
 }
 
-// The same error, of the same kind, that says who was doing what.
-std::exception_ptr explain(const std::exception_ptr& error, const std::string& prefix) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const UsageError& e) {
-    return std::make_exception_ptr(UsageError(prefix + e.what()));
-  } catch (const TimeoutError& e) {
-    return std::make_exception_ptr(TimeoutError(prefix + e.what()));
-  } catch (const std::exception& e) {
-    return std::make_exception_ptr(TransportError(prefix + e.what()));
-  }
-}
-
 std::string prefix_of(const Group& group, const Call& call) {
   return text("[quoit ", group.where(), "] ", describe(call), ": ");
 }
@@ -56,7 +43,7 @@ bool Engine::step(Group& group) {
     moved |= job.flow.step();
     if (!job.flow.done()) break;
     if (auto error = job.flow.error()) {
-      fail_first(group, explain(error, prefix_of(group, job.work->call())));
+      fail_first(group, prefixed(prefix_of(group, job.work->call()), error));
       return true;
     }
     finish(job, nullptr);
@@ -69,7 +56,7 @@ bool Engine::step(Group& group) {
       continue;
     }
     auto error = job->flow.error();
-    finish(*job, error ? explain(error, prefix_of(group, job->work->call())) : nullptr);
+    finish(*job, error ? prefixed(prefix_of(group, job->work->call()), error) : nullptr);
     job = group.free_.erase(job);
   }
   return moved;

@@ -121,6 +121,7 @@ void bind_communicator(py::module_& m) {
   communicator
       .def_property_readonly("rank", [](const PyCommunicator& c) { return c.open().rank(); })
       .def_property_readonly("size", [](const PyCommunicator& c) { return c.open().size(); })
+      .def_property_readonly("where", [](const PyCommunicator& c) { return c.open().where(); })
       .def("route",
            [](const PyCommunicator& c, int peer) { return std::string(c.open().route(peer)); })
       .def(
@@ -281,8 +282,13 @@ void bind_connect(py::module_& m) {
       "connect",
       [](int rank, int size, const Rendezvous& meet, const ConnectOptions& options) {
         const py::gil_scoped_release unlocked;
-        auto communicator = connect(Engine::process(), rank, size, meet, options);
-        return PyCommunicator{nullptr, std::move(communicator)};
+        try {
+          auto communicator = connect(Engine::process(), rank, size, meet, options);
+          return PyCommunicator{nullptr, std::move(communicator)};
+        } catch (const Error&) {
+          std::rethrow_exception(
+              said_by(text("rank ", rank, " on ", host_name()), std::current_exception()));
+        }
       },
       py::arg("rank"), py::arg("size"), py::arg("rendezvous"), py::arg("options"),
       "Makes a group; rendezvous(my_text) -> everybody's texts, by rank.");

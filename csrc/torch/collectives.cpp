@@ -177,7 +177,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
     Tensors& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
   return translated([&] {
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather_into_tensor: got ",
-                inputs.size(), " inputs and ", outputs.size(), " outputs");
+                inputs.size(), " inputs and ", outputs.size(),
+                " outputs: give one output for each input");
     std::vector<Communicator::Handle> parts;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       Operands operands;
@@ -234,7 +235,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
     Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: expected one list of inputs");
+    QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: got ", inputs.size(),
+                " lists of inputs; pass one");
     Operands operands;
     const View out =
         operands.output(only(outputs, "reduce_scatter: output"), "reduce_scatter: output");
@@ -258,7 +260,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
     Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ",
-                inputs.size(), " inputs and ", outputs.size(), " outputs");
+                inputs.size(), " inputs and ", outputs.size(),
+                " outputs: give one output for each input");
     std::vector<Communicator::Handle> parts;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       Operands operands;

@@ -5,50 +5,13 @@
 
 #include <algorithm>
 
+#include "core/host.h"
+#include "torch/meeting.h"
+
 namespace quoit {
 namespace {
 
 constexpr int kShrinkAbort = 1;  // torch.distributed.SHRINK_ABORT
-
-template <class Explain>
-void await_key(const c10::intrusive_ptr<c10d::Store>& store, const std::string& key,
-               Deadline deadline, Explain explain) {
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.left());
-  try {
-    store->wait({key}, std::max(left, std::chrono::milliseconds(1)));
-  } catch (const c10::Error& e) {  // its what() is a page of addresses
-    throw TimeoutError(explain(e.what_without_backtrace()));
-  } catch (const std::exception& e) {
-    throw TimeoutError(explain(e.what()));
-  }
-}
-
-// Everybody's string by way of torch's store: in round K rank r writes "quoit/of SIZE/GROUP/K/r". A
-// store may outlive a group and serve the next one of the same name, so groups of one size are
-// counted, by their members' arrivals.
-Rendezvous through_store(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
-                         Seconds timeout) {
-  const std::string ours = text("quoit/of ", size, "/");
-  const std::int64_t group = (store->add(ours + "arrivals", 1) - 1) / size;
-  return [=, round = 0](const std::string& mine) mutable {
-    const auto key = [&](int r) { return text(ours, group, "/", round, "/", r); };
-    store->set(key(rank), std::vector<uint8_t>(mine.begin(), mine.end()));
-    std::vector<std::string> all;
-    const Deadline deadline = Deadline::after(timeout);
-    for (int r = 0; r < size; ++r) {
-      await_key(store, key(r), deadline, [&](const std::string& why) {
-        return text("rank ", rank, " of ", size, " waited ", timeout.count(), " s for rank ", r,
-                    " to join the process group: was it started, and did it get as far as "
-                    "init_process_group? (",
-                    why, ")");
-      });
-      const std::vector<uint8_t> said = store->get(key(r));
-      all.emplace_back(said.begin(), said.end());
-    }
-    ++round;
-    return all;
-  };
-}
 
 std::chrono::milliseconds in_milliseconds(Seconds seconds) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(seconds);
@@ -57,13 +20,18 @@ std::chrono::milliseconds in_milliseconds(Seconds seconds) {
 }  // namespace
 
 ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& store, int rank,
-                                     int size, const ConnectOptions& options)
+                                     int size, const std::vector<std::int64_t>& members,
+                                     const ConnectOptions& options)
     : Backend(rank, size),
       store_(store),
+      members_(members),
+      where_(text("rank ", rank, " on ", host_name())),
       connect_options_(options),
-      timeout_(in_milliseconds(options.timeout)),
-      communicator_(connect(Engine::process(), rank, size,
-                            through_store(store, rank, size, options.timeout), options)) {
+      timeout_(in_milliseconds(options.timeout)) {
+  translated([&] {
+    communicator_ = connect(Engine::process(), rank, size,
+                            through_store(store, rank, size, members, options.timeout), options);
+  });
   init();
 }
 
@@ -124,13 +92,17 @@ c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::split(
     const c10::intrusive_ptr<Options>& opts) {
   const auto me = std::find(ranks.begin(), ranks.end(), rank_);
   if (me == ranks.end()) return nullptr;
-  return related(store, static_cast<int>(me - ranks.begin()), static_cast<int>(ranks.size()), opts);
+  std::vector<std::int64_t> members;
+  for (const int rank : ranks)
+    members.push_back(members_.empty() ? rank : members_.at(static_cast<std::size_t>(rank)));
+  return related(store, static_cast<int>(me - ranks.begin()), static_cast<int>(ranks.size()),
+                 members, opts);
 }
 
 c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::merge(
     const c10::intrusive_ptr<c10d::Store>& store, const c10::intrusive_ptr<Options>& opts,
     const int& rank, const int& size) {
-  return related(store, rank, size, opts);
+  return related(store, rank, size, {}, opts);
 }
 
 // Needs nothing of the ranks that are left out, which may be dead.
@@ -158,11 +130,11 @@ c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::shrink(
 // A group of other ranks, made as this one was.
 c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::related(
     const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
-    const c10::intrusive_ptr<Options>& opts) {
+    const std::vector<std::int64_t>& members, const c10::intrusive_ptr<Options>& opts) {
   return translated([&]() -> c10::intrusive_ptr<c10d::Backend> {
     ConnectOptions options = connect_options_;
     options.timeout = opts ? opts->timeout : timeout_.load();
-    return c10::make_intrusive<ProcessGroupQuoit>(store, rank, size, options);
+    return c10::make_intrusive<ProcessGroupQuoit>(store, rank, size, members, options);
   });
 }
 

@@ -18,9 +18,10 @@ class ProcessGroupQuoit final : public c10d::Backend {
   using Handle = c10::intrusive_ptr<c10d::Work>;
   using Tensors = std::vector<at::Tensor>;
 
-  // Collective over the members, who meet through `store`.
+  // Collective over the members, who meet through `store`; they are ranks of the job, all when
+  // empty.
   ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
-                    const ConnectOptions& options);
+                    const std::vector<std::int64_t>& members, const ConnectOptions& options);
   ~ProcessGroupQuoit() override;
 
   const std::string getBackendName() const override { return "quoit"; }
@@ -115,13 +116,26 @@ class ProcessGroupQuoit final : public c10d::Backend {
   Communicator& communicator();
 
   c10::intrusive_ptr<Backend> related(const c10::intrusive_ptr<c10d::Store>& store, int rank,
-                                      int size, const c10::intrusive_ptr<Options>& opts);
+                                      int size, const std::vector<std::int64_t>& members,
+                                      const c10::intrusive_ptr<Options>& opts);
+
+  // Runs a method's body; our errors come out as torch's, and say whose they are.
+  template <class Body>
+  auto translated(Body body) {
+    try {
+      return body();
+    } catch (const Error&) {
+      std::rethrow_exception(as_torch_error(said_by(where_, std::current_exception())));
+    }
+  }
 
   // The two sides of a monitored barrier: rank 0, and the others.
   void monitor(std::uint64_t number, std::chrono::milliseconds timeout, bool wait_all_ranks);
   void report(std::uint64_t number, std::chrono::milliseconds timeout);
 
   const c10::intrusive_ptr<c10d::Store> store_;
+  const std::vector<std::int64_t> members_;  // in the job; empty: all
+  const std::string where_;                  // "rank 3 on node7", for messages
   const ConnectOptions connect_options_;
   std::atomic<std::chrono::milliseconds> timeout_;
   std::shared_ptr<Communicator> communicator_;
@@ -132,19 +146,9 @@ class ProcessGroupQuoit final : public c10d::Backend {
   std::atomic<bool> in_region_{false};    // whether there is one
 };
 
-// Runs a method's body; our errors come out as torch's.
-template <class Body>
-auto translated(Body body) {
-  try {
-    return body();
-  } catch (const Error&) {
-    std::rethrow_exception(as_torch_error(std::current_exception()));
-  }
-}
-
 inline const at::Tensor& only(const std::vector<at::Tensor>& tensors, const char* what) {
   QUOIT_CHECK(tensors.size() == 1, UsageError, what, ": got ", tensors.size(),
-              " tensors, expected one");
+              " tensors; pass a list of one: this backend has one device per process");
   return tensors.front();
 }
 

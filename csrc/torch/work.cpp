@@ -106,7 +106,8 @@ bool WorkQuoit::wait(std::chrono::milliseconds timeout) {
   try {
     for (const auto& part : parts_) communicator_->engine().wait(*part, deadline);
   } catch (const Error&) {
-    std::rethrow_exception(as_torch_error(std::current_exception()));
+    std::rethrow_exception(
+        as_torch_error(said_by(communicator_->where(), std::current_exception())));
   }
   if (over_) over_();
   return true;

@@ -11,6 +11,13 @@
 #include "core/error.h"
 
 namespace quoit {
+namespace {
+
+constexpr auto kCure =
+    ". Is memory used up (a container's limit, ulimit -v), or memfd_create forbidden? `quoit "
+    "doctor` tries both";
+
+}  // namespace
 
 SharedMemory::SharedMemory(int fd, std::size_t bytes) : fd_(fd), size_(bytes) {
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -18,7 +25,7 @@ SharedMemory::SharedMemory(int fd, std::size_t bytes) : fd_(fd), size_(bytes) {
     const int failure = errno;
     ::close(fd);
     throw UnavailableError(
-        text("cannot map ", bytes, " bytes of shared memory: ", std::strerror(failure)));
+        text("cannot map ", bytes, " bytes of shared memory: ", std::strerror(failure), kCure));
   }
   data_ = static_cast<std::byte*>(memory);
   // Huge pages where the system has them for shared memory; no matter where it has not.
@@ -32,12 +39,13 @@ SharedMemory::~SharedMemory() {
 
 std::shared_ptr<SharedMemory> SharedMemory::create(std::size_t bytes, const char* label) {
   const int fd = ::memfd_create(label, MFD_CLOEXEC);
-  QUOIT_CHECK(fd >= 0, UnavailableError, "cannot create shared memory: ", std::strerror(errno));
+  QUOIT_CHECK(fd >= 0, UnavailableError, "cannot create shared memory: ", std::strerror(errno),
+              kCure);
   if (::ftruncate(fd, static_cast<off_t>(bytes)) != 0) {
     const int failure = errno;
     ::close(fd);
     throw UnavailableError(
-        text("cannot size shared memory to ", bytes, " bytes: ", std::strerror(failure)));
+        text("cannot size shared memory to ", bytes, " bytes: ", std::strerror(failure), kCure));
   }
   return std::shared_ptr<SharedMemory>(new SharedMemory(fd, bytes));
 }

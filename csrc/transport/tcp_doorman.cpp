@@ -29,10 +29,8 @@ void watch(const Socket& epoll, int fd, std::uint32_t events, int operation) {
 Doorman::Doorman(const std::string& ports) : owner_(::getpid()) {
   const auto [first, last] = port_range(ports);
   listener_ = listen_on(first, last);
-  epoll_ = Socket(::epoll_create1(EPOLL_CLOEXEC));
-  wake_ = Socket(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  QUOIT_CHECK(epoll_.open() && wake_.open(), UnavailableError,
-              "no file descriptors left (ulimit -n): ", std::strerror(errno));
+  epoll_ = owned(::epoll_create1(EPOLL_CLOEXEC));
+  wake_ = owned(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   watch(epoll_, listener_.socket.fd(), EPOLLIN, EPOLL_CTL_ADD);
   watch(epoll_, wake_.fd(), EPOLLIN, EPOLL_CTL_ADD);
   thread_ = std::thread([this] { run(); });
@@ -76,21 +74,18 @@ void Doorman::accept_all() {
     if (callers_.size() >= kMostCallers) dismiss(callers_.begin()->first);
     const int fd = socket.fd();
     watch(epoll_, fd, EPOLLIN, EPOLL_CTL_ADD);
-    callers_[fd] = {std::move(socket), Deadline::after(kHelloTime), {}, 0};
+    callers_[fd] = {std::move(socket), Deadline::after(kHelloTime), {}};
   }
 }
 
 // Reads what a caller says; whoever says anything but a hello for one of our doors is dismissed.
 void Doorman::hear(int fd) {
   Caller& caller = callers_[fd];
-  const IoSlice rest{reinterpret_cast<std::byte*>(&caller.hello) + caller.heard,
-                     sizeof(TcpHello) - caller.heard};
-  const long moved = read_some(caller.socket, {&rest, 1});
-  if (moved < 0) return dismiss(fd);
-  caller.heard += static_cast<std::size_t>(moved);
-  if (caller.heard >= sizeof caller.hello.magic && caller.hello.magic != TcpHello::kMagic)
+  Greeting& heard = caller.heard;
+  if (heard.hear(caller.socket) < 0) return dismiss(fd);
+  if (heard.bytes >= sizeof heard.said.magic && heard.said.magic != TcpHello::kMagic)
     return dismiss(fd);
-  if (caller.heard < sizeof(TcpHello)) return;
+  if (!heard.whole()) return;
   ::epoll_ctl(epoll_.fd(), EPOLL_CTL_DEL, fd, nullptr);
   admit(caller);
   callers_.erase(fd);
@@ -98,15 +93,13 @@ void Doorman::hear(int fd) {
 
 void Doorman::admit(Caller& caller) {
   const std::lock_guard lock(mutex_);
-  const auto door = doors_.find(caller.hello.token);
+  const TcpHello& hello = caller.heard.said;
+  const auto door = doors_.find(hello.token);
   if (door == doors_.end()) return;
-  const IoSlice welcome{&caller.hello, sizeof(TcpWelcome)};
-  // A new connection has room for it.
-  if (write_some(caller.socket, {&welcome, 1}) != static_cast<long>(sizeof(TcpWelcome))) return;
+  if (!write_object(caller.socket, TcpWelcome(hello))) return;
   prepare(caller.socket);
-  door->second->visitors_.push_back({static_cast<int>(caller.hello.from),
-                                     static_cast<int>(caller.hello.stream),
-                                     std::move(caller.socket)});
+  door->second->visitors_.push_back(
+      {static_cast<int>(hello.from), static_cast<int>(hello.stream), std::move(caller.socket)});
   door->second->somebody_.store(true, std::memory_order_release);
   ring(door->second->bell_);
 }

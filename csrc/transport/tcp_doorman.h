@@ -71,8 +71,7 @@ class Doorman {
   struct Caller {
     Socket socket;
     Deadline deadline;
-    TcpHello hello;
-    std::size_t heard = 0;
+    Greeting heard;
   };
 
   void run();

@@ -22,10 +22,7 @@ void control(int epoll, int operation, int fd, TcpLine& line, std::uint32_t even
 
 }  // namespace
 
-TcpEpoll::TcpEpoll() : epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
-  QUOIT_CHECK(epoll_.open(), UnavailableError,
-              "no file descriptors left (ulimit -n): ", std::strerror(errno));
-}
+TcpEpoll::TcpEpoll() : epoll_(owned(::epoll_create1(EPOLL_CLOEXEC))) {}
 
 void TcpEpoll::add(const Socket& socket, TcpLine& line, std::uint32_t events) {
   control(epoll_.fd(), EPOLL_CTL_ADD, socket.fd(), line, events);

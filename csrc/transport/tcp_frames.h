@@ -6,7 +6,6 @@
 // each with its first bytes; the rest follows in pieces, on whichever stream is free. Either side
 // may say Bye, which tells a rank that left from one that died.
 #include <cstdint>
-
 #include <string>
 
 #include "core/clock.h"
@@ -29,6 +28,9 @@ struct TcpFrame {
   std::int64_t tag = 0;
 };
 static_assert(sizeof(TcpFrame) == 32);
+
+// To a connection with nothing under way; whether it arrives is all the same.
+inline void say_bye(const Socket& socket) { static_cast<void>(write_object(socket, TcpFrame{})); }
 
 constexpr std::size_t kInlineBytes = 64 * 1024;  // that follow an announcement at once
 constexpr std::size_t kPieceBytes = 256 * 1024;

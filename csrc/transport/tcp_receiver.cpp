@@ -176,9 +176,7 @@ void TcpReceiver::lose(Stream& stream, const std::string& why) {
 void TcpReceiver::leave() {
   for (const auto& stream : streams_) {
     if (!stream || !stream->socket.open()) continue;
-    TcpFrame bye;
-    const IoSlice farewell{&bye, sizeof bye};
-    static_cast<void>(write_some(stream->socket, {&farewell, 1}));
+    say_bye(stream->socket);
     // Closing a socket that holds unread bytes would take the farewell back.
     ::shutdown(stream->socket.fd(), SHUT_WR);
     const IoSlice rest{stream->scratch.get(), kScratch};

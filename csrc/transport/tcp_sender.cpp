@@ -33,18 +33,19 @@ TcpSender::TcpSender(int me, TcpPeer& peer, TcpEpoll& epoll, int streams, Second
 Transfer TcpSender::send(Tag tag, ConstBytes data) {
   auto state = std::make_shared<Transfer::State>();
   state->peer = peer_.rank;
-  if (!unreachable_why_.empty()) state->fail(unreachable_why_);
+  const bool unreachable = !unreachable_why_.empty();
+  if (unreachable) state->fail(unreachable_why_);
   // To a peer that is gone nothing goes; whoever looks after failures says why.
-  if (peer_.gone() || !unreachable_why_.empty()) return Transfer(std::move(state));
+  if (unreachable || peer_.gone()) return Transfer(std::move(state));
   open();
   messages_.push_back({0, tag, data, state});
-  const bool striped = data.size() >= kStripedBytes;
-  for (const auto& stream : streams_) {
-    if (stream->phase == Phase::Ready)
-      write(*stream);
-    else if (striped && stream->phase == Phase::Idle)
-      connect(*stream, Clock::now());
-    if (!striped) break;
+  const std::size_t streams = data.size() >= kStripedBytes ? streams_.size() : 1;
+  for (std::size_t i = 0; i < streams; ++i) {
+    Stream& stream = *streams_[i];
+    if (stream.phase == Phase::Ready)
+      write(stream);
+    else if (stream.phase == Phase::Idle)
+      connect(stream, Clock::now());
   }
   return Transfer(std::move(state));
 }
@@ -67,7 +68,7 @@ void TcpSender::connect(Stream& stream, Clock::time_point now) {
   if (stream.number == 0 && stream.address == 0) refused_.clear();
   stream.phase = Phase::Connecting;
   stream.until = later(now, kAttempt);
-  stream.heard_bytes = 0;
+  stream.heard.bytes = 0;
   stream.socket = begin_connect(peer_.endpoint.addresses[stream.address], peer_.endpoint.port);
   if (!stream.socket.open()) return next_address(stream, std::strerror(errno));
   stream.interest = EPOLLOUT;
@@ -128,10 +129,7 @@ void TcpSender::greet(Stream& stream) {
   hello.token = peer_.endpoint.token;
   hello.from = static_cast<std::uint32_t>(me_);
   hello.stream = static_cast<std::uint32_t>(stream.number);
-  const IoSlice said{&hello, sizeof hello};
-  // A new connection has room for it.
-  if (write_some(stream.socket, {&said, 1}) != static_cast<long>(sizeof hello))
-    return next_address(stream, std::strerror(errno));
+  if (!write_object(stream.socket, hello)) return next_address(stream, std::strerror(errno));
   stream.phase = Phase::Greeting;
   want(stream, EPOLLIN);
 }
@@ -140,9 +138,7 @@ void TcpSender::greet(Stream& stream) {
 void TcpSender::listen(Stream& stream) {
   static_assert(sizeof(TcpWelcome) == sizeof(TcpFrame));
   while (true) {
-    const IoSlice rest{reinterpret_cast<std::byte*>(&stream.heard) + stream.heard_bytes,
-                       sizeof(TcpWelcome) - stream.heard_bytes};
-    const long moved = read_some(stream.socket, {&rest, 1});
+    const long moved = stream.heard.hear(stream.socket);
     if (moved == 0) return;
     if (moved < 0) {
       if (stream.phase == Phase::Greeting)
@@ -150,16 +146,16 @@ void TcpSender::listen(Stream& stream) {
                             errno == 0 ? "another program answers there" : std::strerror(errno));
       return lose(errno);
     }
-    stream.heard_bytes += static_cast<std::size_t>(moved);
-    if (stream.heard_bytes < sizeof(TcpWelcome)) return;
-    stream.heard_bytes = 0;
+    if (!stream.heard.whole()) return;
+    stream.heard.bytes = 0;
+    const TcpWelcome& said = stream.heard.said;
     if (stream.phase == Phase::Greeting) {
-      if (stream.heard.magic != TcpHello::kMagic || stream.heard.token != peer_.endpoint.token)
+      if (said.magic != TcpHello::kMagic || said.token != peer_.endpoint.token)
         return next_address(stream, "another program answers there");
       stream.phase = Phase::Ready;
       continue;
     }
-    const auto frame = std::bit_cast<TcpFrame>(stream.heard);
+    const auto frame = std::bit_cast<TcpFrame>(said);
     if (frame.kind == FrameKind::Bye) peer_.bye();
   }
 }
@@ -273,11 +269,8 @@ void TcpSender::drop_all() {
 void TcpSender::leave() {
   for (const auto& stream : streams_) {
     const bool between_frames = stream->frame_left == 0 && stream->body_left == 0;
-    if (stream->phase == Phase::Ready && stream->socket.open() && between_frames) {
-      TcpFrame bye;
-      const IoSlice farewell{&bye, sizeof bye};
-      static_cast<void>(write_some(stream->socket, {&farewell, 1}));
-    }
+    if (stream->phase == Phase::Ready && stream->socket.open() && between_frames)
+      say_bye(stream->socket);
     stream->socket.close();
   }
   messages_.clear();

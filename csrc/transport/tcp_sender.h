@@ -64,8 +64,7 @@ class TcpSender {
     std::uint32_t interest = 0;  // events that the epoll set looks for
     std::size_t address = 0;     // of the peer's, the one tried now
     Clock::time_point until{};   // when to give this address up, or to try the next one
-    TcpWelcome heard;
-    std::size_t heard_bytes = 0;
+    Greeting heard;
     // The frame being written.
     std::list<Message>::iterator message;
     TcpFrame frame;

@@ -94,6 +94,12 @@ Socket::~Socket() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+Socket owned(int fd) {
+  QUOIT_CHECK(fd >= 0, UnavailableError,
+              "no file descriptors left (ulimit -n): ", std::strerror(errno));
+  return Socket(fd);
+}
+
 int Socket::error() const {
   int error = 0;
   socklen_t size = sizeof error;
@@ -185,6 +191,13 @@ long read_some(const Socket& socket, std::span<const IoSlice> into) {
     return -1;
   }
   return outcome(moved);
+}
+
+long Greeting::hear(const Socket& socket) {
+  const IoSlice rest{reinterpret_cast<std::byte*>(&said) + bytes, sizeof said - bytes};
+  const long moved = read_some(socket, {&rest, 1});
+  if (moved > 0) bytes += static_cast<std::size_t>(moved);
+  return moved;
 }
 
 long write_some(const Socket& socket, std::span<const IoSlice> from) {

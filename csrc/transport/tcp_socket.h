@@ -32,6 +32,9 @@ class Socket {
   int fd_ = -1;
 };
 
+// A new descriptor of the kernel's; throws UnavailableError when there was none left.
+Socket owned(int fd);
+
 // Where a rank's transport of one group is found: a port of its process, and a secret that says
 // which group's transport is meant.
 struct TcpEndpoint {
@@ -83,5 +86,24 @@ struct IoSlice {
 };
 long read_some(const Socket& socket, std::span<const IoSlice> into);
 long write_some(const Socket& socket, std::span<const IoSlice> from);
+
+// Writes an object at once, for which a connection with nothing under way has room. False, with
+// errno set, when it did not go whole.
+template <class Object>
+bool write_object(const Socket& socket, Object object) {
+  const IoSlice whole{&object, sizeof object};
+  return write_some(socket, {&whole, 1}) == static_cast<long>(sizeof object);
+}
+
+// A greeting of which parts arrive, one after the other.
+struct Greeting {
+  TcpHello said;
+  std::size_t bytes = 0;
+
+  [[nodiscard]] bool whole() const { return bytes == sizeof said; }
+
+  // As read_some.
+  long hear(const Socket& socket);
+};
 
 }  // namespace quoit

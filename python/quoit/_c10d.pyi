@@ -1,5 +1,6 @@
 """The torch.distributed backend's native half. Use it through `init_process_group("quoit")`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -11,4 +12,5 @@ def create(
     timeout: float,
     mpi_library: str = "",
     mpi_size: int = 0,
+    members: Sequence[int] = (),
 ) -> dist.Backend: ...

@@ -53,6 +53,7 @@ class ConnectOptions:
 class Communicator:
     rank: int
     size: int
+    where: str
     all_reduce: _Start
     reduce: _Start
     broadcast: _Start

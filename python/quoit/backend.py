@@ -50,28 +50,40 @@ def autoload() -> None:
 
 def _create(options: Any, _group_options: Any) -> dist.Backend:
     """Makes the backend of one group; torch calls it on the members only."""
-    from quoit import _build, _core
-
     import torch
+
+    from quoit import _build
 
     module = _build.load_c10d()
     if torch.version.cuda is None:
         # DDP then takes its buckets from allocate_tensor, which spares all_reduce a copy. With
         # CUDA it would change what NCCL's groups do, so there that is the user's choice.
         os.environ.setdefault("DDP_DISABLE_COMM_MEM", "0")
-    _core.watch_signals()
-    started_by = launcher()
-    library = launch.find_mpi_library(started_by) if started_by is not None else None
-    end_in_order()
+    library, started = prepare()
     backend: dist.Backend = module.create(
         options.store,
         options.group_rank,
         options.group_size,
         _seconds(options.timeout),
-        library or "",
-        started_by.size if started_by is not None else 0,
+        library,
+        started,
+        list(options.global_ranks_in_group),
     )
     return backend
+
+
+def prepare() -> tuple[str, int]:
+    """Makes this process ready for a group, to be interrupted and to end.
+
+    Returns the libmpi of the launcher ("" without one) and how many ranks that launcher started.
+    """
+    from quoit import _core
+
+    started_by = launcher()
+    library = launch.find_mpi_library(started_by) if started_by is not None else None
+    _core.watch_signals()
+    end_in_order()
+    return library or "", started_by.size if started_by is not None else 0
 
 
 def launcher() -> launch.Launch | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the `quoit` command; arguments default to the command line. Returns the exit code.
 
-    A ValueError (a wrong argument, a broken environment) becomes one line and exit code 2.
+    A ValueError (a wrong argument, a broken environment) becomes one line and exit code 2, Ctrl-C
+    one line and exit code 130.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
@@ -55,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"quoit {options.command_name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"quoit {options.command_name}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return code
 
 

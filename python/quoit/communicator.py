@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from quoit import _core
+from quoit import _core, arrays
+from quoit.arrays import Array
 from quoit.work import DONE, Work, received
 
-Array = NDArray[Any]
 ReduceOp = Literal["SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"]
 Rendezvous = Callable[[str], list[str]]
 
@@ -53,7 +51,7 @@ class Communicator:
         transport: "auto", "shm", "mpi", "tcp", "shm+mpi" or "shm+tcp".
         algorithm: "auto", "direct", "ring" or "hierarchy".
         """
-        from quoit import backend, launch
+        from quoit import backend
 
         options = _core.ConnectOptions()
         if timeout is not None:
@@ -62,13 +60,12 @@ class Communicator:
             options.transport = transport
         if algorithm is not None:
             options.algorithm = algorithm
-        started_by = backend.launcher()
-        if started_by is not None:
-            options.mpi_library = launch.find_mpi_library(started_by) or ""
-            options.mpi_size = started_by.size
-        _core.watch_signals()
-        backend.end_in_order()
-        self._native = _core.connect(rank, size, rendezvous, options)
+        options.mpi_library, options.mpi_size = backend.prepare()
+        self._be(_core.connect(rank, size, rendezvous, options))
+
+    def _be(self, native: _core.Communicator) -> None:
+        self._native = native
+        self._where = native.where
 
     @classmethod
     def from_mpi4py(cls, comm: Any, *, timeout: float | None = None) -> Communicator:
@@ -88,7 +85,7 @@ class Communicator:
         world = []
         for communicator in _core.connect_threads(list(hosts), native):
             rank = cls.__new__(cls)
-            rank._native = communicator
+            rank._be(communicator)
             world.append(rank)
         return world
 
@@ -146,9 +143,9 @@ class Communicator:
             array, out, op, factor, timeout
         ):
             return DONE
-        array = _array(array)
-        target = array if out is None else _array(out)
-        arguments = (array, target, _name([array, target], dtype, op), op, factor)
+        array = self._array(array)
+        target = array if out is None else self._array(out)
+        arguments = (array, target, self._name([array, target], dtype, op), op, factor)
         return self._run(self._native.all_reduce, arguments, async_op, timeout)
 
     def reduce(
@@ -164,9 +161,9 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """As :meth:`all_reduce`, but only `root` receives; the others' `out` is left alone."""
-        array = _array(array)
-        target = array if out is None else _array(out)
-        arguments = (array, target, _name([array, target], dtype, op), op, factor, root)
+        array = self._array(array)
+        target = array if out is None else self._array(out)
+        arguments = (array, target, self._name([array, target], dtype, op), op, factor, root)
         return self._run(self._native.reduce, arguments, async_op, timeout)
 
     def broadcast(
@@ -181,8 +178,8 @@ class Communicator:
         """Copies `root`'s array into everybody's, which has the same shape."""
         if not (async_op or dtype) and self._native.plain_broadcast(array, root, timeout):
             return DONE
-        array = _array(array)
-        arguments = (array, _name([array], dtype), root)
+        array = self._array(array)
+        arguments = (array, self._name([array], dtype), root)
         return self._run(self._native.broadcast, arguments, async_op, timeout)
 
     def reduce_scatter(
@@ -197,8 +194,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
-        ins, out = _arrays(blocks), _array(out)
-        arguments = (ins, out, _name([*ins, out], dtype, op), op, factor)
+        ins, out = self._arrays(blocks), self._array(out)
+        arguments = (ins, out, self._name([*ins, out], dtype, op), op, factor)
         return self._run(self._native.reduce_scatter, arguments, async_op, timeout)
 
     def all_gather(
@@ -211,8 +208,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
-        array, outs = _array(array), _arrays(outs)
-        arguments = (array, outs, _name([array, *outs], dtype))
+        array, outs = self._array(array), self._arrays(outs)
+        arguments = (array, outs, self._name([array, *outs], dtype))
         return self._run(self._native.all_gather, arguments, async_op, timeout)
 
     def all_to_all(
@@ -229,8 +226,8 @@ class Communicator:
 
         uneven: whether block sizes may differ anywhere; the same on all ranks.
         """
-        ins, outs = _arrays(ins), _arrays(outs)
-        arguments = (ins, outs, _name([*ins, *outs], dtype), uneven)
+        ins, outs = self._arrays(ins), self._arrays(outs)
+        arguments = (ins, outs, self._name([*ins, *outs], dtype), uneven)
         return self._run(self._native.all_to_all, arguments, async_op, timeout)
 
     def gather(
@@ -244,8 +241,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` of `root`; the others pass None."""
-        array, outs = _array(array), _arrays(outs or ())
-        arguments = (array, outs, _name([array, *outs], dtype), root)
+        array, outs = self._array(array), self._arrays(outs or ())
+        arguments = (array, outs, self._name([array, *outs], dtype), root)
         return self._run(self._native.gather, arguments, async_op, timeout)
 
     def scatter(
@@ -259,8 +256,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies ``ins[r]`` of `root` into the `out` of rank r; the others pass None."""
-        ins, out = _arrays(ins or ()), _array(out)
-        arguments = (ins, out, _name([*ins, out], dtype), root)
+        ins, out = self._arrays(ins or ()), self._array(out)
+        arguments = (ins, out, self._name([*ins, out], dtype), root)
         return self._run(self._native.scatter, arguments, async_op, timeout)
 
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
@@ -282,8 +279,8 @@ class Communicator:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
         if not (async_op or dtype) and self._native.plain_send(array, to, tag, timeout):
             return DONE
-        array = _array(array)
-        arguments = (array, _name([array], dtype), to, tag)
+        array = self._array(array)
+        arguments = (array, self._name([array], dtype), to, tag)
         return self._run(self._native.send, arguments, async_op, timeout)
 
     def recv(
@@ -299,84 +296,38 @@ class Communicator:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
         if not (async_op or dtype) and self._native.plain_recv(array, source, tag, timeout):
             return received(source)
-        array = _array(array)
-        arguments = (array, _name([array], dtype), source, tag)
+        array = self._array(array)
+        arguments = (array, self._name([array], dtype), source, tag)
         return self._run(self._native.recv, arguments, async_op, timeout)
 
-    @staticmethod
     def _run(
+        self,
         start: Callable[..., _core.Work],
         arguments: tuple[Any, ...],
         async_op: bool,
         timeout: float | None,
     ) -> Work:
-        return Work(start(*arguments, async_op, timeout or 0.0))
+        try:
+            return Work(start(*arguments, async_op, timeout or 0.0))
+        except _core.UsageError as error:
+            raise self._wrong(str(error)) from None
 
+    def _wrong(self, text: str) -> _core.UsageError:
+        """What is wrong with a call of this rank; the runtime may have said whose it is."""
+        who = "" if text.startswith("[quoit ") else f"[quoit {self._where}] "
+        return _core.UsageError(who + text)
 
-_CPU, _CUDA = 1, 2  # DLDeviceType of dlpack.h
+    def _array(self, array: Any) -> Array:
+        return self._checked(arrays.view, array)
 
+    def _arrays(self, several: Sequence[Any]) -> list[Array]:
+        return [self._array(array) for array in several]
 
-def _array(array: Any) -> Array:
-    """NumPy's view of an array; the memory is the same."""
-    if isinstance(array, np.ndarray):
-        return array
-    if not hasattr(array, "__dlpack__"):
-        raise _core.UsageError(
-            f"a {type(array).__name__} is no array: pass one of NumPy, or of a library that speaks "
-            "DLPack (torch, CuPy, JAX, TensorFlow)"
-        )
-    kind = array.__dlpack_device__()[0]
-    if kind != _CPU:
-        place = "a GPU" if kind == _CUDA else f"a device of kind {kind}"
-        raise _core.UsageError(
-            f"the {type(array).__name__} lies in the memory of {place}, and quoit moves memory of "
-            "the CPU only so far: copy it there first (cupy.asnumpy, tensor.cpu())"
-        )
-    try:
-        return np.from_dlpack(array)
-    except (BufferError, RuntimeError, TypeError) as error:
-        raise _core.UsageError(
-            f"NumPy cannot view the {type(array).__name__} ({error}): for bfloat16 and float8 pass "
-            'its bits, as tensor.view(torch.uint16) with dtype="bfloat16"'
-        ) from error
+    def _name(self, several: Sequence[Array], dtype: str | None, op: ReduceOp = "SUM") -> str:
+        return self._checked(arrays.name_of, several, dtype, op)
 
-
-def _arrays(arrays: Sequence[Any]) -> list[Array]:
-    return [_array(array) for array in arrays]
-
-
-# What carries the element types that NumPy lacks.
-_CARRIERS = {"bfloat16": "uint16", "float8": "uint8"}
-_REAL = {"complex64": "float32", "complex128": "float64"}
-
-
-@cache
-def _text(dtype: np.dtype[Any]) -> str:
-    return str(dtype)  # NumPy takes its time over this
-
-
-def _name(arrays: Sequence[Array], dtype: str | None, op: ReduceOp = "SUM") -> str:
-    """The runtime's name of the arrays' element type; complex numbers travel as pairs of floats."""
-    if not arrays:
-        return "uint8"
-    first = arrays[0].dtype
-    for array in arrays:
-        if array.dtype != first:
-            raise _core.UsageError(
-                f"the arrays of a call must have one dtype, but one is {first} and another "
-                f"{array.dtype}: convert them with astype()"
-            )
-    name = _text(first)
-    if dtype is not None:
-        carrier = _CARRIERS.get(dtype, dtype)
-        if name != carrier:
-            raise _core.UsageError(
-                f"an array of {name} cannot be taken as {dtype}: pass one of {carrier}, which "
-                f"holds the bits of {dtype}"
-                if carrier != dtype
-                else f"an array of {name} cannot be taken as {dtype}: convert it with astype()"
-            )
-        return dtype
-    if name in _REAL and op not in ("SUM", "AVG", "PREMUL_SUM"):
-        raise _core.UsageError(f"{op} has no meaning for {name}: use SUM, AVG or PREMUL_SUM")
-    return _REAL.get(name, name)
+    def _checked(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except _core.UsageError as error:
+            raise self._wrong(str(error)) from error.__cause__

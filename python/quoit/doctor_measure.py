@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from quoit.doctor_findings import (
     written,
 )
 from quoit.doctor_meet import Gather, meet
+from quoit.doctor_software import output_of
 from quoit.launch import detect
 
 STEP_S = 15.0  # for any step that ranks do together
@@ -201,21 +201,10 @@ def _distinct(failures: Sequence[Failure]) -> tuple[Failure, ...]:
 
 def _pair(large: int) -> Measurement:
     try:
-        done = subprocess.run(
-            [sys.executable, *_PAIR, "-m", __name__, str(large)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PAIR_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise TimeoutError(f"two ranks of `quoit run` did not end within {_PAIR_S:g} s") from None
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        words = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RuntimeError(f"two ranks of `quoit run` failed ({done.returncode}): {words[-1]}")
-    return replace(read(Measurement, lines[-1]), started=True)
+        lines = output_of([*_PAIR, "-m", __name__, str(large)], _PAIR_S).strip().splitlines()
+        return replace(read(Measurement, lines[-1]), started=True)
+    except (RuntimeError, TimeoutError) as error:
+        raise type(error)(f"two ranks of `quoit run`: {error}") from None
 
 
 def _main() -> None:

@@ -10,7 +10,6 @@ import contextlib
 import hmac
 import importlib
 import json
-import os
 import secrets
 import socket
 import socketserver
@@ -21,7 +20,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from quoit import backend
-from quoit.interfaces import interfaces, reachable
+from quoit.interfaces import own_hosts
 from quoit.launch import Launch, find_mpi_library
 from quoit.meeting import Place, tell_host
 
@@ -210,18 +209,13 @@ def _serve(launch: Launch, listen_at: str, tell: Callable[[str], str]) -> Gather
         server = _Server((listen_at, 0), _Clerk)
         server.desk, server.token = _Desk(launch.size), secrets.token_hex(16)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        hosts = [listen_at] if listen_at else _own_addresses()
+        hosts = [listen_at] if listen_at else own_hosts()
     except Exception as error:
         tell(json.dumps({"error": str(error)}))  # or the others would wait for us
         raise
     offer = {"hosts": hosts, "port": server.server_address[1], "token": server.token}
     tell(json.dumps(offer))
     return _AtDesk(server.desk)
-
-
-def _own_addresses() -> list[str]:
-    found = reachable(interfaces(), os.environ.get("QUOIT_IFACE", ""))
-    return [*(str(one.address) for one in found), socket.gethostname()]
 
 
 def _connect(offer: dict[str, Any]) -> socket.socket:

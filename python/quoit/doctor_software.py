@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,22 +178,26 @@ def _version(package: str) -> str:
 
 
 def _ask(program: str, *arguments: str) -> str:
-    """What a Python program writes; RuntimeError with its last words when it fails."""
+    return output_of(["-c", program, *arguments], _ASK_S)
+
+
+def output_of(arguments: Sequence[str], limit_s: float) -> str:
+    """What Python writes, run so; RuntimeError with its last words when it fails, or is silent."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
+            [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_ASK_S,
+            timeout=limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"it gave no answer within {_ASK_S:g} s") from None
-    if done.returncode != 0:
+        raise TimeoutError(f"it gave no answer within {limit_s:g} s") from None
+    if done.returncode != 0 or not done.stdout.strip():
         words = done.stderr.strip().splitlines()
         how = (
-            f"exit code {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
+            f"exit code {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
         )
         raise RuntimeError(f"{words[-1] if words else 'it said nothing'} ({how})")
     return done.stdout

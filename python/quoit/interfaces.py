@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -36,3 +38,9 @@ def reachable(found: Sequence[Interface], chosen: str = "") -> list[Interface]:
     return [
         Interface(name, ip_address(address)) for name, address in _core.reachable(plain, chosen)
     ]
+
+
+def own_hosts() -> list[str]:
+    """Addresses of this host that QUOIT_IFACE allows, as others should try them; last its name."""
+    found = reachable(interfaces(), os.environ.get("QUOIT_IFACE", ""))
+    return [*(str(one.address) for one in found), socket.gethostname()]

@@ -16,12 +16,13 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
+from typing import NoReturn
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_RANK = struct.Struct("!I")
+_RANK = struct.Struct("!II")  # of how many
 _TOKEN_BYTES = 16
 _LONGEST_TEXT = 65536
-_AGREED, _TWICE, _GAVE_UP = b"+", b"2", b"-"
+_AGREED, _TWICE, _GAVE_UP, _DISAGREED = b"+", b"2", b"-", b"!"
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,17 @@ class Place:
     @property
     def token(self) -> bytes:
         """What a rank of the job says first, so that a stranger is told from one of us."""
-        said = f"{self.job}/{self.size}".encode()
-        return hashlib.blake2b(said, digest_size=_TOKEN_BYTES, person=b"quoit-token").digest()
+        return hashlib.blake2b(
+            self.job.encode(), digest_size=_TOKEN_BYTES, person=b"quoit-token"
+        ).digest()
 
 
 def tell_host(place: Place, text: str, timeout_s: float) -> str:
     """Rank 0's text, given to every rank of the job; all of them run on this host.
 
     Each rank calls it once per meeting; the `text` of other ranks is ignored. Raises TimeoutError
-    naming the missing ranks, and RuntimeError when another user or process holds the name.
+    naming the missing ranks, and RuntimeError when another user or process holds the name or a
+    rank, or when ranks say different sizes.
     """
     if place.size == 1:
         return text
@@ -130,7 +133,9 @@ class _Host:
         if len(number) != _RANK.size or not hmac.compare_digest(token, self.place.token):
             self._dismiss(connection)  # a stranger, or a rank that no longer waits
             return
-        (rank,) = _RANK.unpack(number)
+        rank, size = _RANK.unpack(number)
+        if size != self.place.size:
+            self._disagree(rank, size)
         if not 0 < rank < self.place.size or rank in self.came:
             _send(connection, _TWICE)
             self._dismiss(connection)
@@ -142,15 +147,27 @@ class _Host:
         self.selector.unregister(connection)
         connection.close()
 
-    def _give_up(self) -> None:
+    def _disagree(self, rank: int, size: int) -> NoReturn:
+        problem = (
+            f"rank 0 of job {self.place.job!r} says that there are {self.place.size} ranks, rank "
+            f"{rank} says {size}: was WORLD_SIZE changed for some of them?"
+        )
+        self._tell_all(_DISAGREED, problem)
+        raise RuntimeError(f"{_who(self.place)}: {problem}")
+
+    def _tell_all(self, what: bytes, problem: str) -> None:
+        for key in list(self.selector.get_map().values()):
+            if isinstance(key.fileobj, socket.socket):
+                _send(key.fileobj, what + problem.encode())
+
+    def _give_up(self) -> NoReturn:
         missing = [rank for rank in range(1, self.place.size) if rank not in self.came]
         ranks = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
         problem = (
             f"{ranks} of {self.place.size} did not come to the meeting point within "
             f"{self.timeout_s:g} s. Did every rank call init_process_group, and is it alive?"
         )
-        for connection in self.came.values():
-            _send(connection, _GAVE_UP + problem.encode())
+        self._tell_all(_GAVE_UP, problem)
         raise TimeoutError(f"{_who(self.place)}: {problem}")
 
 
@@ -163,7 +180,7 @@ def _ask(place: Place, timeout_s: float) -> str:
             try:
                 connection.connect(place.name)
                 _check_host(connection, place)
-                connection.send(place.token + _RANK.pack(place.rank))
+                connection.send(place.token + _RANK.pack(place.rank, place.size))
                 met = True
                 answer = connection.recv(_LONGEST_TEXT)
             except (ConnectionError, BlockingIOError):
@@ -194,7 +211,8 @@ def _read_answer(answer: bytes, place: Place) -> str:
             f"{_who(place)}: two processes of job {place.job!r} act as rank {place.rank} of "
             f"{place.size}. Did a rank start a process that inherited its environment?"
         )
-    raise TimeoutError(f"{_who(place)}: {text}")
+    kind = RuntimeError if answer[:1] == _DISAGREED else TimeoutError
+    raise kind(f"{_who(place)}: {text}")
 
 
 def _check_host(connection: socket.socket, place: Place) -> None:

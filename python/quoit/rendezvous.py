@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlparse
 
-from quoit.interfaces import interfaces, reachable
+from quoit.interfaces import own_hosts
 from quoit.launch import Launch, LaunchError, detect, find_mpi_library
 from quoit.meeting import Place, tell_host
 
@@ -190,14 +190,14 @@ def _end_mpi_at_exit(core: ModuleType) -> None:
 
 def _own_hosts() -> list[str]:
     """Addresses of this host, and its name, in the order in which others should try them."""
-    found = reachable(interfaces(), os.environ.get("QUOIT_IFACE", ""))
-    if not found:
+    hosts = own_hosts()
+    if len(hosts) == 1:
         raise LaunchError(
             f"rank 0's host {socket.gethostname()} has no address that another host can reach "
             f"(QUOIT_IFACE={os.environ.get('QUOIT_IFACE', '')!r}): check `ip address`, or "
             f"{_BY_HAND}."
         )
-    return [*(str(one.address) for one in found), socket.gethostname()]
+    return hosts
 
 
 def _connect(launch: Launch, timeout: timedelta, offer: dict[str, Any]) -> Store:
