@@ -44,7 +44,7 @@ Task time_exchanges(Network& net, const Ring& ring, ConstBytes out, Bytes in, in
   seconds = Seconds(Clock::now() - since).count() / counted;
 }
 
-Task time_host(Board& board, Call call, View data, Link& host) {
+Task time_host(Board& board, Call call, View data, double& round, double& sum) {
   Stopwatch rounds;
   for (int i = 0; i < kShort; ++i) {
     rounds.start();
@@ -57,11 +57,8 @@ Task time_host(Board& board, Call call, View data, Link& host) {
     co_await direct_all_reduce(board, call, data, data, {});
     sums.stop();
   }
-  // See direct() in cost.cpp; the addition is part of what a byte costs here.
-  const double n = board.size();
-  host.alpha = rounds.best();
-  host.beta = std::max(0.0, sums.best() - 2 * host.alpha) /
-              (2 * (n - 1) / n * static_cast<double>(data.bytes()));
+  round = rounds.best();
+  sum = sums.best();
 }
 
 double time_sum(View data) {
@@ -81,26 +78,29 @@ Task calibrate(Network& net, Ring ring, Board& board, Call call, int passes,
                std::shared_ptr<Workspace> workspace, Costs& costs) {
   std::byte* const memory = workspace->copy.get(2 * kBlock);
   const View data{memory, kBlock / sizeof(float), DType::Float32};
-  std::array<double, 5> found{};
-  auto& [host_alpha, host_beta, net_alpha, net_beta, gamma] = found;
+  // The shortest of each; differences are taken at the end, or one disturbed time would make them
+  // small.
+  std::array<double, 5> best{};
   for (int pass = 0; pass < passes; ++pass) {
     std::array<double, 5> now{};
-    if (board.size() > 1) {
-      Link host{};
-      co_await time_host(board, call, data, host);
-      now[0] = host.alpha;
-      now[1] = host.beta;
-    }
+    if (board.size() > 1) co_await time_host(board, call, data, now[0], now[1]);
     if (ring.size() > 1) {
       const Bytes in{memory + kBlock, kBlock};
       co_await time_exchanges(net, ring, data.raw().first(1), in.first(1), kShort, now[2]);
       co_await time_exchanges(net, ring, data.raw(), in, kLong, now[3]);
-      now[3] = std::max(0.0, now[3] - now[2]) / static_cast<double>(kBlock);
     }
     now[4] = time_sum(data);
     for (std::size_t i = 0; i < now.size(); ++i)
-      found[i] = pass == 0 ? now[i] : std::min(found[i], now[i]);
+      best[i] = pass == 0 ? now[i] : std::min(best[i], now[i]);
   }
+  // See direct() in cost.cpp; the addition is part of what a byte costs inside a host.
+  const double n = board.size();
+  std::array<double, 5> found{
+      best[0],
+      std::max(0.0, best[1] - 2 * best[0]) /
+          (2 * std::max(0.5, (n - 1) / n) * static_cast<double>(kBlock)),
+      best[2], std::max(0.0, best[3] - best[2]) / static_cast<double>(kBlock), best[4]};
+  const auto& [host_alpha, host_beta, net_alpha, net_beta, gamma] = found;
   if (ring.size() > 1) {
     const View shared{reinterpret_cast<std::byte*>(found.data()), found.size(), DType::Float64};
     co_await doubling_all_reduce(net, ring, shared, shared, {ReduceOp::Max}, workspace);
