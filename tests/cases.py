@@ -386,6 +386,40 @@ def a_message_that_nobody_takes_runs_out_of_time(comm: Communicator) -> None:
 
 
 @case
+def numbers_of_any_kind_do(comm: Communicator) -> None:
+    """Calls are made in C where all arguments are of the usual types; others must do the same."""
+    peer, source = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    total = sum(floats(5, rank) for rank in range(comm.size)) * np.float32(2)
+    for number, real in ((int, float), (np.int64, np.float32), (int, int)):
+        timeout, summed, given = real(60), floats(5, comm.rank), floats(5, comm.rank)
+        comm.all_reduce(summed, "PREMUL_SUM", factor=real(2), timeout=timeout)
+        equal(summed, total, "all_reduce")
+        work = comm.broadcast(given, number(comm.size - 1), timeout=timeout)
+        equal(given, floats(5, comm.size - 1), "broadcast")
+        assert work.done()
+        send = comm.send(floats(5, comm.rank), number(peer), number(4), async_op=True)
+        received = comm.recv(given, number(source), number(4), timeout=timeout)
+        equal(given, floats(5, source), "message")
+        assert received.done()
+        assert received.source == source
+        for work in (send, received, comm.barrier(timeout=timeout)):
+            work.wait(5)
+
+
+@case
+def calls_that_wait_and_calls_that_do_not(comm: Communicator) -> None:
+    """Each rank takes its own way; their order is one."""
+    data = [floats(k * 31 % 6000, comm.rank) for k in range(120)]
+    works = [
+        comm.all_reduce(one, async_op=(k // 3 + comm.rank) % 2 == 0) for k, one in enumerate(data)
+    ]
+    for work in works:
+        work.wait()
+    for one in data:
+        equal(one, sum(floats(one.size, rank) for rank in range(comm.size)), f"{one.size} elements")
+
+
+@case
 def many_at_once_waited_backwards(comm: Communicator) -> None:
     data = [floats(100 + k, comm.rank) for k in range(60)]
     works = [comm.all_reduce(one, async_op=True) for one in data]

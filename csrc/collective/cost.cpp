@@ -12,7 +12,8 @@ namespace {
 
 // Up to here a direct all_reduce is one round, in which everybody reduces everything.
 constexpr double kOneRound = 16 * 1024;
-constexpr double kSegment = 256 * 1024;  // of a chain
+constexpr double kSegment = 256 * 1024;     // of a chain
+constexpr double kStage = 4 * 1024 * 1024;  // of a hierarchy
 
 // A group whose ranks stand in a ring, host by host.
 class Model {
@@ -145,7 +146,9 @@ class Model {
     double least = std::numeric_limits<double>::infinity();
     for (const Algorithm way : {Algorithm::Ring, Algorithm::Doubling, Algorithm::Halving})
       least = std::min(least, across.seconds(Op::AllReduce, way, bytes));
-    return inside + least;
+    // A segment is inside while another is on the wire.
+    const double alone = bytes > kStage ? kStage / bytes : 1;
+    return std::max(inside, least) + alone * std::min(inside, least);
   }
 
   double pairwise(double bytes) const {

@@ -1,7 +1,8 @@
 #pragma once
 // All-reduce over several hosts with several ranks each: reduce inside the host, then all-reduce
 // each lane across the hosts, then gather inside the host. A host's link carries what one rank's
-// would, however many ranks the host has.
+// would, however many ranks the host has. Large buffers go in segments, so that the wire, the
+// reduction and the copies overlap.
 #include "collective/direct.h"
 #include "collective/messages.h"
 

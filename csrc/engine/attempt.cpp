@@ -16,10 +16,7 @@ constexpr unsigned kPolls = 64;     // between two looks at the clock
 }  // namespace
 
 Attempt::Attempt(Engine& engine, Group& group, Task task, Engine::Order order)
-    : engine_(engine),
-      group_(group),
-      flow_(std::move(task)),
-      order_(order) {
+    : engine_(engine), group_(group), flow_(std::move(task)), order_(order) {
   Engine::check_not_forked();
   driving_ = engine.driving_.try_lock();
   if (!driving_) return;

@@ -86,9 +86,7 @@ struct Task::promise_type {
   struct Blocked {
     P& pollable;
     bool await_ready() { return pollable.ready(); }
-    void await_suspend(Handle self) {
-      *self.promise().stand = {self, &pollable};
-    }
+    void await_suspend(Handle self) { *self.promise().stand = {self, &pollable}; }
     decltype(auto) await_resume() { return pollable.result(); }
   };
   template <class P>
@@ -131,5 +129,26 @@ inline bool Flow::step() {
 }
 
 inline std::exception_ptr Flow::error() const { return task_.handle_.promise().error; }
+
+// A task that runs beside the one that started it, which awaits it later. It moves only while
+// somebody asks whether it is ready.
+class Beside final : public Pollable {
+ public:
+  explicit Beside(Task task) : flow_(std::move(task)) { flow_.step(); }
+
+  bool ready() override {
+    while (flow_.step()) {
+    }
+    return flow_.done();
+  }
+  [[nodiscard]] bool awaits(int rank) const override { return flow_.awaits(rank); }
+  [[nodiscard]] std::string awaited() const override { return flow_.awaited(); }
+  void result() const {
+    if (auto error = flow_.error()) std::rethrow_exception(error);
+  }
+
+ private:
+  Flow flow_;
+};
 
 }  // namespace quoit

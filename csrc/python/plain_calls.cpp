@@ -154,7 +154,8 @@ PyObject* send(PyObject* self, Arguments given, Py_ssize_t) {
   });
 }
 
-// (array, source, tag, timeout); who sent a message from any source is for the general method to say.
+// (array, source, tag, timeout); who sent a message from any source is for the general method to
+// say.
 PyObject* recv(PyObject* self, Arguments given, Py_ssize_t) {
   const auto into = plain_view(given[0], true);
   const auto source = plain_integer(given[1]);
@@ -184,13 +185,16 @@ PyMethodDef named(const char* name) {
 
 void bind_plain_calls(py::class_<PyCommunicator>& communicator) {
   static std::array methods{
-      named<5, all_reduce>("plain_all_reduce"), named<3, broadcast>("plain_broadcast"),
-      named<1, barrier>("plain_barrier"),       named<4, send>("plain_send"),
+      named<5, all_reduce>("plain_all_reduce"),
+      named<3, broadcast>("plain_broadcast"),
+      named<1, barrier>("plain_barrier"),
+      named<4, send>("plain_send"),
       named<4, recv>("plain_recv"),
   };
   auto* const type = reinterpret_cast<PyTypeObject*>(communicator.ptr());
   for (PyMethodDef& one : methods)
-    communicator.attr(one.ml_name) = py::reinterpret_steal<py::object>(PyDescr_NewMethod(type, &one));
+    communicator.attr(one.ml_name) =
+        py::reinterpret_steal<py::object>(PyDescr_NewMethod(type, &one));
 }
 
 }  // namespace quoit

@@ -21,6 +21,8 @@ SharedMemory::SharedMemory(int fd, std::size_t bytes) : fd_(fd), size_(bytes) {
         text("cannot map ", bytes, " bytes of shared memory: ", std::strerror(failure)));
   }
   data_ = static_cast<std::byte*>(memory);
+  // Huge pages where the system has them for shared memory; no matter where it has not.
+  ::madvise(memory, bytes, MADV_HUGEPAGE);
 }
 
 SharedMemory::~SharedMemory() {

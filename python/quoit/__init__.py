@@ -18,7 +18,8 @@ from importlib.metadata import version as _version
 
 from quoit import launch as _launch
 from quoit._core import Error, TimeoutError, TransportError, UnavailableError, UsageError
-from quoit.communicator import Communicator, Work
+from quoit.communicator import Communicator
+from quoit.work import Work
 
 __all__ = [
     "Communicator",

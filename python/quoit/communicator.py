@@ -11,36 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quoit import _core
+from quoit.work import DONE, Work, received
 
 Array = NDArray[Any]
 ReduceOp = Literal["SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"]
 Rendezvous = Callable[[str], list[str]]
 
 ANY_SOURCE = -1
-
-
-class Work:
-    """Handle on an operation in flight. Keep it until :meth:`wait` returned."""
-
-    def __init__(self, native: _core.Work) -> None:
-        self._native = native
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Returns when the operation is over, driving it meanwhile.
-
-        timeout: seconds; None waits as long as the group's own timeout allows. Raises
-        `quoit.TimeoutError` when it passes, and whatever the operation failed with.
-        """
-        self._native.wait(timeout or 0.0)
-
-    def done(self) -> bool:
-        """Whether :meth:`wait` would return at once."""
-        return self._native.done()
-
-    @property
-    def source(self) -> int:
-        """Who sent, after a finished receive."""
-        return self._native.source
 
 
 class Communicator:
@@ -168,7 +145,7 @@ class Communicator:
         if not (async_op or dtype) and self._native.plain_all_reduce(
             array, out, op, factor, timeout
         ):
-            return _DONE
+            return DONE
         array = _array(array)
         target = array if out is None else _array(out)
         arguments = (array, target, _name([array, target], dtype, op), op, factor)
@@ -203,7 +180,7 @@ class Communicator:
     ) -> Work:
         """Copies `root`'s array into everybody's, which has the same shape."""
         if not (async_op or dtype) and self._native.plain_broadcast(array, root, timeout):
-            return _DONE
+            return DONE
         array = _array(array)
         arguments = (array, _name([array], dtype), root)
         return self._run(self._native.broadcast, arguments, async_op, timeout)
@@ -289,9 +266,8 @@ class Communicator:
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
         """Returns when all ranks have called it."""
         if not async_op and self._native.plain_barrier(timeout):
-            return _DONE
-        arguments = ()
-        return self._run(self._native.barrier, arguments, async_op, timeout)
+            return DONE
+        return self._run(self._native.barrier, (), async_op, timeout)
 
     def send(
         self,
@@ -305,7 +281,7 @@ class Communicator:
     ) -> Work:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
         if not (async_op or dtype) and self._native.plain_send(array, to, tag, timeout):
-            return _DONE
+            return DONE
         array = _array(array)
         arguments = (array, _name([array], dtype), to, tag)
         return self._run(self._native.send, arguments, async_op, timeout)
@@ -322,7 +298,7 @@ class Communicator:
     ) -> Work:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
         if not (async_op or dtype) and self._native.plain_recv(array, source, tag, timeout):
-            return _received(source)
+            return received(source)
         array = _array(array)
         arguments = (array, _name([array], dtype), source, tag)
         return self._run(self._native.recv, arguments, async_op, timeout)
@@ -336,14 +312,6 @@ class Communicator:
     ) -> Work:
         return Work(start(*arguments, async_op, timeout or 0.0))
 
-
-@cache
-def _received(source: int) -> Work:
-    """What a call that is over returns."""
-    return Work(_core.Work(source))
-
-
-_DONE = _received(ANY_SOURCE)
 
 _CPU, _CUDA = 1, 2  # DLDeviceType of dlpack.h
 

@@ -178,8 +178,7 @@ void two_threads_two_groups() {
       const auto me = static_cast<std::size_t>(rank);
       const auto meet = [&](const std::string& mine) { return meeting(me, mine); };
       std::vector<std::unique_ptr<Communicator>> groups;
-      for (int g = 0; g < 2; ++g)
-        groups.push_back(connect(engines[me], rank, 2, meet, options));
+      for (int g = 0; g < 2; ++g) groups.push_back(connect(engines[me], rank, 2, meet, options));
       std::vector<std::thread> threads;
       for (const auto& group : groups)
         threads.emplace_back([&c = *group] {

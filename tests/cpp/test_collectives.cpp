@@ -193,6 +193,15 @@ void same_bits(std::vector<ThreadRank>& world) {
            "ranks end with different bits");
 }
 
+// Several segments of a hierarchy, the last one smaller.
+void large(Communicator& c) {
+  constexpr std::size_t kCount = 2'300'001;
+  std::vector<float> data = filled(kCount, c.rank());
+  wait(c, c.all_reduce(view(data, DType::Float32), view(data, DType::Float32), {ReduceOp::Avg}));
+  for (std::size_t i = 0; i < kCount; ++i)
+    EXPECT(data[i] == sum_at(i, c.size()) / static_cast<float>(c.size()), "large at ", i);
+}
+
 void everything(Communicator& c, std::size_t count) {
   all_reduce(c, count);
   for (const int root : {0, c.size() - 1}) {
@@ -257,6 +266,7 @@ int main() {
                                     std::size_t{1000}, std::size_t{40'000}, kLarge})
       on_all(world, [count](Communicator& c) { everything(c, count); });
     same_bits(world);
+    if (layout.hosts > 1) on_all(world, large);
     std::printf("%d ranks on %d hosts, %s, %s: ok\n", layout.ranks, layout.hosts, layout.algorithm,
                 layout.transport);
     std::fflush(stdout);
