@@ -11,10 +11,11 @@
 namespace quoit {
 namespace {
 
-constexpr std::size_t kBlock = 256 * 1024;  // bytes; long enough for a bandwidth to show
-constexpr int kShort = 8;                   // repetitions of what is short
-constexpr int kLong = 4;                    // and of what is long
-constexpr std::size_t kSum = 64 * 1024;     // bytes that stay in cache while they are added
+constexpr std::size_t kBlock = 256 * 1024;           // bytes; long enough for a bandwidth to show
+constexpr std::size_t kLongBlock = 4 * 1024 * 1024;  // when there is time
+constexpr int kShort = 8;                            // repetitions of what is short
+constexpr int kLong = 4;                             // and of what is long
+constexpr std::size_t kSum = 64 * 1024;  // bytes that stay in cache while they are added
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
 // The shortest time of several: whatever disturbs makes them longer.
@@ -76,7 +77,9 @@ double time_sum(View data) {
 
 Task calibrate(Network& net, Ring ring, Board& board, Call call, int passes,
                std::shared_ptr<Workspace> workspace, Costs& costs) {
-  std::byte* const memory = workspace->copy.get(2 * kBlock);
+  // Whoever measures at leisure sends so much that the bursts of a limited link do not count.
+  const std::size_t block = passes > 1 ? kLongBlock : kBlock;
+  std::byte* const memory = workspace->copy.get(2 * block);
   const View data{memory, kBlock / sizeof(float), DType::Float32};
   // The shortest of each; differences are taken at the end, or one disturbed time would make them
   // small.
@@ -85,9 +88,10 @@ Task calibrate(Network& net, Ring ring, Board& board, Call call, int passes,
     std::array<double, 5> now{};
     if (board.size() > 1) co_await time_host(board, call, data, now[0], now[1]);
     if (ring.size() > 1) {
-      const Bytes in{memory + kBlock, kBlock};
-      co_await time_exchanges(net, ring, data.raw().first(1), in.first(1), kShort, now[2]);
-      co_await time_exchanges(net, ring, data.raw(), in, kLong, now[3]);
+      const ConstBytes out{memory, block};
+      const Bytes in{memory + block, block};
+      co_await time_exchanges(net, ring, out.first(1), in.first(1), kShort, now[2]);
+      co_await time_exchanges(net, ring, out, in, kLong, now[3]);
     }
     now[4] = time_sum(data);
     for (std::size_t i = 0; i < now.size(); ++i)
@@ -99,7 +103,7 @@ Task calibrate(Network& net, Ring ring, Board& board, Call call, int passes,
       best[0],
       std::max(0.0, best[1] - 2 * best[0]) /
           (2 * std::max(0.5, (n - 1) / n) * static_cast<double>(kBlock)),
-      best[2], std::max(0.0, best[3] - best[2]) / static_cast<double>(kBlock), best[4]};
+      best[2], std::max(0.0, best[3] - best[2]) / static_cast<double>(block), best[4]};
   const auto& [host_alpha, host_beta, net_alpha, net_beta, gamma] = found;
   if (ring.size() > 1) {
     const View shared{reinterpret_cast<std::byte*>(found.data()), found.size(), DType::Float64};
