@@ -9,7 +9,8 @@
 namespace quoit {
 
 // Fills in `costs`, the same on all ranks: of every figure the largest that a rank found. Takes
-// about fifty times the latency of the network and 1 MiB on each of its links; `passes` times that.
+// about fifty times the latency of the network and 1 MiB on each of its links; with more `passes`,
+// each takes 16 MiB.
 // Host figures stay as they are where no host has two ranks, network figures in a ring of one host.
 Task calibrate(Network& net, Ring ring, Board& board, Call call, int passes,
                std::shared_ptr<Workspace> workspace, Costs& costs);

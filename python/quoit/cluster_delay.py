@@ -37,7 +37,7 @@ _SWEEP = 64  # packets that are taken from a device at once
 
 
 def burst(rate: float) -> int:
-    """Bytes that a link of that rate takes at once; few, or short messages would not see the rate."""
+    """Bytes that such a link takes at once; few, or short messages would not see its rate."""
     return max(_BURST, round(rate * _BURST_S))
 
 

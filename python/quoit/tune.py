@@ -20,7 +20,7 @@ from quoit.doctor_meet import meet
 from quoit.launch import Launch, detect
 
 NAMES = ("host_alpha", "host_beta", "net_alpha", "net_beta", "gamma")
-PASSES = 20
+PASSES = 5
 _MEET_S = 60.0
 _STEP_S = 120.0
 _ALONE_S = 180.0
