@@ -12,7 +12,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kSpin = 100us;            // waiting caller, a core each
+constexpr auto kSpin = 1ms;              // waiting caller, a core each: to wake takes up to 0.15 ms
 constexpr auto kYield = 500us;           // waiting caller, more ranks than cores
 constexpr auto kBackgroundSpin = 20us;   // background thread: the caller computes meanwhile
 constexpr auto kDoze = 200us;            // background thread: waits for those who do not wait
