@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from quoit import _core, units
 from quoit.communicator import Communicator
@@ -21,6 +25,8 @@ from quoit.launch import Launch, detect
 
 NAMES = ("host_alpha", "host_beta", "net_alpha", "net_beta", "gamma")
 PASSES = 5
+_SIZES = (64 << 10, 1 << 20, 16 << 20)  # bytes
+_WARM_UP, _LEAST, _MOST, _BYTES = 20, 40, 2000, 512 << 20  # calls for each size, and bytes
 _MEET_S = 60.0
 _STEP_S = 120.0
 _ALONE_S = 180.0
@@ -95,6 +101,8 @@ def _together(launch: Launch, path: Path, passes: int) -> int:
 
     comm = Communicator(launch.rank, launch.size, rendezvous, timeout=_STEP_S)
     costs = measure(comm, passes)
+    if all(comm.route(peer) in ("shm", "self") for peer in range(launch.size)):
+        costs.host_alpha, costs.host_beta = memory(comm)
     routes = sorted({comm.route(peer) for peer in range(launch.size) if peer != launch.rank})
     comm.close()
     if launch.rank == 0:
@@ -113,6 +121,34 @@ def measure(comm: Communicator, passes: int) -> _core.Costs:
     """Collective: what links cost; the defaults stand for those that the group has not."""
     comm._run(comm._native.measure, (passes,), False, _STEP_S)
     return comm._native.costs
+
+
+def memory(comm: Communicator) -> tuple[float, float]:
+    """Collective over ranks of one host: alpha and beta of their memory, from whole all_reduces.
+
+    Unlike `measure`, which has some milliseconds, it takes what calls take on the whole.
+    """
+    alpha = _median(comm, 4)
+    share = 2 * (comm.size - 1) / comm.size
+    rates = []
+    for size in _SIZES:
+        seconds = _median(comm, size)
+        if seconds > 4 * alpha or size == _SIZES[-1]:  # else it says little of the bytes
+            rates.append(max(seconds - 2 * alpha, seconds / 2) / (share * size))
+    return alpha, math.sqrt(min(rates) * max(rates))  # as far from the one as from the other
+
+
+def _median(comm: Communicator, size: int) -> float:
+    """Seconds of an all_reduce of so many bytes, on the slowest rank."""
+    data = np.zeros(size // 4, np.float32)
+    times: list[float] = []
+    for _ in range(_WARM_UP + max(_LEAST, min(_MOST, _BYTES // size))):
+        start = time.perf_counter()
+        comm.all_reduce(data)
+        times.append(time.perf_counter() - start)
+    slowest = np.array([statistics.median(times[_WARM_UP:])])
+    comm.all_reduce(slowest, "MAX")
+    return float(slowest[0])
 
 
 def measured(costs: _core.Costs) -> dict[str, float]:
