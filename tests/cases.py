@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from elements import ELEMENTS, FACTOR, Array, Element, pattern
-from quoit import Communicator, TimeoutError, TransportError, UsageError
+from mismatch_cases import LARGE, MISMATCHES, mismatch
+from quoit import Communicator, TimeoutError, TransportError
 from stage import CASE_S, Job, file_rendezvous, left_or_aborted
 
 Case = Callable[[Communicator], None]
@@ -21,7 +22,6 @@ Case = Callable[[Communicator], None]
 CASES: dict[str, Case] = {}
 
 FLOAT32 = ELEMENTS["float32"]
-_LARGE = 1 << 20  # elements: many rounds of everything
 _MESSAGE = 8 << 20  # bytes: more than any buffer on the way
 _FENCE = 64  # elements on both sides of an output
 
@@ -100,7 +100,7 @@ def _all_reduce(comm: Communicator, element: Element) -> None:
     results = hashlib.blake2b()
     for op in element.ops:
         # Large ones exercise the way of the bytes, and each op works on them as on small ones.
-        large = [_LARGE] if element is FLOAT32 and op in ("SUM", "AVG") else []
+        large = [LARGE] if element is FLOAT32 and op in ("SUM", "AVG") else []
         for count in [*counts(comm.size), *large]:
             mine = element.input(op, count, comm.rank)
             expected = element.result(op, count, comm.size)
@@ -263,6 +263,57 @@ def scatter(comm: Communicator) -> None:
             with outputs(count) as (out,):
                 comm.scatter(ins if comm.rank == root else None, out, root)
                 equal(out, floats(count, 10 * root + comm.rank), f"{count} from {root}")
+
+
+@case
+def reductions_of_every_dtype(comm: Communicator) -> None:
+    """Those that have a case of their own only with some dtypes: reduce, and reduce_scatter."""
+    for element in ELEMENTS.values():
+        how = {"factor": FACTOR, "dtype": element.dtype}
+        for op in element.ops:
+            for count in (1, 1003):
+                mine = element.input(op, count, comm.rank)
+                with outputs(count, dtype=element.carrier) as (out,):
+                    comm.reduce(mine, 0, op, out=out, **how)
+                    if comm.rank == 0:
+                        equal(out, element.result(op, count, comm.size), f"{element.name} {op}")
+                _reduce_scatter(comm, element, op, [count] * comm.size)
+
+
+@case
+def every_dtype_is_moved(comm: Communicator) -> None:
+    for element in ELEMENTS.values():
+        _move(comm, element)
+
+
+def _move(comm: Communicator, element: Element) -> None:
+    dtype, size, last = element.dtype, comm.size, comm.size - 1
+    parts = [element.input("SUM", 1003, rank) for rank in range(size)]
+    mine = parts[comm.rank]
+
+    def check(outs: Sequence[Array], expected: Sequence[Array], what: str) -> None:
+        for out, right in zip(outs, expected, strict=True):
+            equal(out, right, f"{what} of {element.name}")
+
+    with outputs(*[1003] * size, dtype=element.carrier) as outs:
+        comm.all_gather(mine, outs, dtype=dtype)
+        check(outs, parts, "all_gather")
+    with outputs(*[1003] * size, dtype=element.carrier) as outs:
+        comm.all_to_all([mine] * size, outs, dtype=dtype)
+        check(outs, parts, "all_to_all")
+    with outputs(*[1003] * size, dtype=element.carrier) as outs:
+        comm.gather(mine, outs if comm.rank == last else None, last, dtype=dtype)
+        if comm.rank == last:
+            check(outs, parts, "gather")
+    with outputs(1003, 1003, 1003, dtype=element.carrier) as (one, all_of_it, message):
+        comm.scatter(parts if comm.rank == last else None, one, last, dtype=dtype)
+        all_of_it[:] = mine
+        comm.broadcast(all_of_it, last, dtype=dtype)
+        send = comm.send(mine, (comm.rank + 1) % size, dtype=dtype, async_op=True)
+        comm.recv(message, (comm.rank - 1) % size, dtype=dtype)
+        send.wait()
+        received = [mine, parts[last], parts[comm.rank - 1]]
+        check([one, all_of_it, message], received, "scatter, broadcast, a message")
 
 
 @case
@@ -537,114 +588,5 @@ def a_message_from_a_rank_that_left_still_arrives(comm: Communicator) -> None:
         comm.recv(into, last)
 
 
-Wrong = Callable[[Communicator, int], object]  # the int: 0 for the odd rank, which is the last one
-
-
-def _zeros(*sizes: int) -> list[Array]:
-    return [np.zeros(size, np.float32) for size in sizes]
-
-
-# Calls on which the last rank and the others disagree, and what the error must tell.
-MISMATCHES: dict[str, tuple[Wrong, Sequence[str]]] = {
-    "count": (
-        lambda c, odd: c.all_reduce(np.zeros(12 + 4 * odd, np.float32)),
-        [r"all_reduce #1 float32\[12\]", r"all_reduce #1 float32\[16\]"],
-    ),
-    "large_count": (
-        lambda c, odd: c.all_reduce(np.zeros(_LARGE + odd, np.float32)),
-        [rf"float32\[{_LARGE}\]", rf"float32\[{_LARGE + 1}\]"],
-    ),
-    "path": (  # 4 bytes go another way than 4 MiB
-        lambda c, odd: c.all_reduce(np.zeros(_LARGE if odd else 1, np.float32)),
-        [rf"float32\[{_LARGE}\]", r"float32\[1\]"],
-    ),
-    "dtype": (
-        lambda c, odd: c.all_reduce(np.zeros(8, np.int32 if odd else np.float32)),
-        [r"float32\[8\]", r"int32\[8\]"],
-    ),
-    "op": (
-        lambda c, odd: c.all_reduce(np.zeros(8), "MAX" if odd else "SUM"),
-        [r"float64\[8\] SUM", r"float64\[8\] MAX"],
-    ),
-    "root": (
-        lambda c, odd: c.broadcast(np.zeros(8), 1 if odd else 0),
-        [r"broadcast #1 float64\[8\] root 0", r"broadcast #1 float64\[8\] root 1"],
-    ),
-    "broadcast_path": (  # a tree for little, a chain for much
-        lambda c, odd: c.broadcast(np.zeros(_LARGE if odd else 8), 0),
-        [r"float64\[8\] root 0", rf"float64\[{_LARGE}\] root 0"],
-    ),
-    "collective": (
-        lambda c, odd: c.barrier() if odd else c.all_reduce(np.zeros(8)),
-        [r"all_reduce #1", r"barrier #1"],
-    ),
-    "uneven_all_to_all": (
-        lambda c, odd: c.all_to_all(_zeros(*[2] * c.size), _zeros(*[2] * c.size), uneven=bool(odd)),
-        [r"all_to_all #1"],
-    ),
-    "all_to_all_and_all_reduce": (
-        lambda c, odd: (
-            c.all_to_all(_zeros(*[2] * c.size), _zeros(*[2] * c.size), uneven=True)
-            if odd
-            else c.all_reduce(np.zeros(8))
-        ),
-        [r"all_reduce #1", r"all_to_all #1"],
-    ),
-    "block_sizes": (  # as much in all, cut in another way
-        lambda c, odd: c.all_gather(
-            np.zeros(4 + (odd if c.size == 2 else 0), np.float32),
-            _zeros(4 - odd, 4 + odd, *[4] * (c.size - 2)),
-        ),
-        ["with blocks of other sizes"],
-    ),
-    "blocks": (
-        lambda c, odd: c.all_gather(
-            np.zeros(2 + (odd and c.rank), np.float32),
-            _zeros(*(2 + (odd and r == c.rank and r) for r in range(c.size))),
-        ),
-        [r"all_gather #1 float32"],
-    ),
-    "order": (
-        lambda c, odd: (
-            [c.broadcast(np.zeros(8), 0), c.all_reduce(np.zeros(8))]
-            if odd
-            else [c.all_reduce(np.zeros(8)), c.broadcast(np.zeros(8), 0)]
-        ),
-        [r"broadcast #1", r"all_reduce #1"],
-    ),
-}
-
-
-def _mismatch(comm: Communicator, call: Wrong, told: Sequence[str]) -> None:
-    """All ranks raise within a second, and are told who asked for what.
-
-    On several hosts a rank may have done its part when the news comes (the root of a broadcast):
-    then its next call raises.
-    """
-    if comm.size == 1:
-        return
-    began = time.monotonic()
-
-    def disagree() -> None:
-        nonlocal began
-        # Where a rank is slow, this may fail: the others are ahead, and the group is over.
-        comm.barrier()
-        began = time.monotonic()
-        call(comm, int(comm.rank == comm.size - 1))
-        if any(comm.route(peer) in ("loopback", "mpi", "tcp") for peer in range(comm.size)):
-            comm.barrier()
-
-    with pytest.raises((UsageError, TransportError), match="ranks disagree") as caught:
-        disagree()
-    took = time.monotonic() - began
-    assert took < 1.0, f"it took {took} s"
-    caught.match(rf"\[quoit rank {comm.size - 1} on|rank {comm.size - 1} called")  # it is named
-    for words in told:
-        caught.match(words.replace("#1", "#2"))
-    caught.match(r"rank \d+ called .*this rank called .*must make the same calls")
-    with pytest.raises(TransportError, match="ranks disagree"):
-        comm.barrier()  # the group is over, and says why
-
-
 for _name, (_call, _told) in MISMATCHES.items():
-    CASES[f"mismatch_of_{_name}"] = functools.partial(_mismatch, call=_call, told=_told)
+    CASES[f"mismatch_of_{_name}"] = functools.partial(mismatch, call=_call, told=_told)

@@ -320,7 +320,8 @@ def groups_made_in_another_order(rank: Rank) -> str | None:
     "new_group of [0, 1] on rank 0, of [1, 2] on ranks 1 and 2",
     size=3,
     raises=(0, 1, 2),
-    names="ranks disagree about the process group.*ranks (0, 1|1, 2) of the job",
+    names="ranks (0, 1|1, 2) of the job",
+    quick=False,  # it is, unless 1 and 2 meet before 0 comes
 )
 def groups_of_other_ranks(rank: Rank) -> str | None:
     rank.ready()

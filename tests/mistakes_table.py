@@ -30,8 +30,9 @@ TAIL = """
 - Equal calls in another order look alike, so both libraries add up what does not belong together.
   A message's size is compared, its dtype is not.
 - Where groups are made in different orders, a rank that is not in the group over which the others
-  disagree hears nothing of it, and waits for them in its next group. A process that comes with a rank
-  of a group that is complete is warned after 5 s, and raises at the timeout.
+  disagree hears nothing of it, and waits for them in its next group. A process that comes with a
+  rank of a group that is complete, or makes other groups than ranks that are complete without it,
+  is warned after 5 s, and raises at the timeout.
 - A `new_group` without `timeout=` has torch's own, 30 minutes, whatever the default group's is.
 - `MASTER_ADDR` is obeyed as torch obeys it, so that variables of another job are believed.
 - Who has done its part is told nothing, or in its next call: the sender of a message of the wrong

@@ -21,11 +21,13 @@ import mistakes_table
 from mistakes_cases import MISTAKES
 
 PROGRAM = str(Path(__file__).with_name("mistakes.py"))
-SOON_S = 2.0
+SOON_S = 3.0
 QUICK = [name for name, one in MISTAKES.items() if one.quick and one.place != "mpich"]
 
 # What it cannot notice: nothing that ranks tell each other shows it.
 UNKNOWABLE = ("another_order_of_equals", "another_dtype_received")
+# Where a rank that is not to be told at once raises later, at the timeout.
+LATER = ("groups_made_in_another_order",)
 
 pytestmark = [pytest.mark.slow, worlds.NEEDS_CLUSTER]
 
@@ -44,7 +46,7 @@ def test_a_mistake_explains_itself(name: str, outcomes: dict[str, Any]) -> None:
     mistake = MISTAKES[name]
     for one in outcomes[name]:
         if one["rank"] not in mistake.raises:
-            assert one["kind"] == "nothing" or name in UNKNOWABLE, one
+            assert one["kind"] == "nothing" or name in (*UNKNOWABLE, *LATER), one
             continue
         assert one["kind"] == "raised", one
         assert one["after_s"] < SOON_S, one

@@ -173,7 +173,9 @@ class Meeting {
     const Claim claim = Claim::read(said);
     if (claim.pid == me_.pid && claim.host == me_.host) return {};
     return text("A group has already met in this store, in which ", claim.process(), " was ",
-                claim.place(), ": is this process a second one with that rank?");
+                claim.place(),
+                ": is this process a second one with that rank, or do ranks make other "
+                "groups?");
   }
 
   [[noreturn]] void give_up(int rank) {
