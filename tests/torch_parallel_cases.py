@@ -251,7 +251,8 @@ def fsdp_in_memory_that_ranks_share(pg: Any) -> None:
     backend = pg._get_backend(device)
     assert backend.supports_tensor_alloc(device)
     tensor = backend.allocate_tensor(100_000, dtype=torch.float64, device=device)
-    assert tensor.shape == (100_000,) and tensor.dtype == torch.float64
+    assert tensor.shape == (100_000,)
+    assert tensor.dtype == torch.float64
     tensor.copy_(torch.arange(100_000) + dist.get_rank())
     dist.all_reduce(tensor)
     assert torch.equal(tensor, n * torch.arange(100_000.0).double() + n * (n - 1) / 2)

@@ -28,6 +28,9 @@ struct PyWork {
   int source = kAnySource;
 };
 
+// Makes quoit.Error and its kin.
+void bind_errors(py::module_& m);
+
 // Sets Python's error indicator to what `error` is there; the interpreter's lock is held.
 void set_error(const std::exception_ptr& error);
 

@@ -118,9 +118,9 @@ class Communicator:
         pays from some 128 KiB on. Its memory is kept for the next one of about its size.
         """
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-        count = math.prod(sizes)
-        memory = self._native.allocate(count * np.dtype(dtype).itemsize)
-        return np.frombuffer(memory, dtype, count).reshape(sizes)
+        memory = self._native.allocate(math.prod(sizes) * np.dtype(dtype).itemsize)
+        array: Array = np.ndarray(sizes, dtype, memoryview(memory))
+        return array
 
     def all_reduce(
         self,
@@ -318,13 +318,15 @@ class Communicator:
         return _core.UsageError(who + text)
 
     def _array(self, array: Any) -> Array:
-        return self._checked(arrays.view, array)
+        view: Array = self._checked(arrays.view, array)
+        return view
 
     def _arrays(self, several: Sequence[Any]) -> list[Array]:
         return [self._array(array) for array in several]
 
     def _name(self, several: Sequence[Array], dtype: str | None, op: ReduceOp = "SUM") -> str:
-        return self._checked(arrays.name_of, several, dtype, op)
+        name: str = self._checked(arrays.name_of, several, dtype, op)
+        return name
 
     def _checked(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

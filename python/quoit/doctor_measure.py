@@ -16,7 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from quoit.communicator import Array, Communicator
+from quoit.arrays import Array
+from quoit.communicator import Communicator
 from quoit.doctor_findings import (
     Failure,
     Findings,
