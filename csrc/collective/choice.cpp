@@ -39,7 +39,8 @@ void Communicator::log_choice(const Call& call, std::size_t bytes, const Choice&
       others += text(others.empty() ? "" : ", ", name_of(way), " ",
                      predict(call.op, way, static_cast<double>(bytes), shape_, costs_) * 1e6);
   log::write(text("[quoit ", where(), "] ", describe(call), ", ", bytes,
-                  " bytes: ", name_of(choice.algorithm), ", ", choice.seconds * 1e6,
+                  " bytes: ", name_of(choice.algorithm), ", ",
+                  (choice.seconds + quoit::greeting(shape_, costs_)) * 1e6,
                   " us expected; us of the others: ", others.empty() ? "none" : others));
 }
 

@@ -169,11 +169,6 @@ class Model {
   Link edge_;  // the slowest of the ring
 };
 
-// Ranks of several hosts compare their calls first, with a message round the ring.
-double greeting(const Shape& shape, const Costs& costs) {
-  return shape.hosts > 1 ? costs.net.alpha : 0;
-}
-
 }  // namespace
 
 Costs read_costs(const std::string& path) {
@@ -211,7 +206,11 @@ double predict(Op op, Algorithm algorithm, double bytes, const Shape& shape, con
   QUOIT_CHECK(std::find(ways.begin(), ways.end(), algorithm) != ways.end(), UsageError, name_of(op),
               " cannot go by '", name_of(algorithm), "' with ", shape.ranks, " ranks on ",
               shape.hosts, " hosts: ask algorithms() what there is");
-  return greeting(shape, costs) + Model(shape, costs).seconds(op, algorithm, bytes);
+  return Model(shape, costs).seconds(op, algorithm, bytes);
+}
+
+double greeting(const Shape& shape, const Costs& costs) {
+  return shape.hosts > 1 ? costs.net.alpha : 0;
 }
 
 Choice choose(Op op, double bytes, const Shape& shape, const Costs& costs) {
@@ -222,7 +221,6 @@ Choice choose(Op op, double bytes, const Shape& shape, const Costs& costs) {
   for (const Algorithm way : algorithms_for(op, shape))
     if (const double seconds = model.seconds(op, way, bytes); seconds < best.seconds)
       best = {way, seconds};
-  best.seconds += greeting(shape, costs);
   return best;
 }
 

@@ -36,6 +36,10 @@ Costs read_costs(const std::string& path);
 // Throws UsageError when the op cannot go that way.
 double predict(Op op, Algorithm algorithm, double bytes, const Shape& shape, const Costs& costs);
 
+// And before it, whatever the algorithm: ranks of several hosts compare their calls, with a message
+// round the ring.
+double greeting(const Shape& shape, const Costs& costs);
+
 // The cheapest, and what it is thought to take.
 struct Choice {
   Algorithm algorithm;

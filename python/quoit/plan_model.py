@@ -102,14 +102,20 @@ class Step:
     algorithm: str = ""  # of the largest bucket
 
 
-def ways(op: str, size: float, shape: Shape, links: Links) -> dict[str, float]:
-    """Seconds by algorithm, the fastest first."""
+def ways(
+    op: str, size: float, shape: Shape, links: Links, greeting: bool = True
+) -> dict[str, float]:
+    """Seconds by algorithm, the fastest first.
+
+    greeting: with the message by which quoit's ranks compare their calls; others have none.
+    """
     if shape.ranks == 1:
         return {"none": 0.0}
     costs = links.costs()
     names = _core.algorithms(op, shape.hosts, shape.ranks_per_host)
+    first = _core.greeting(shape.hosts, shape.ranks_per_host, costs) if greeting else 0.0
     times = {
-        name: _core.predict(op, name, size, shape.hosts, shape.ranks_per_host, costs)
+        name: first + _core.predict(op, name, size, shape.hosts, shape.ranks_per_host, costs)
         for name in names
     }
     return dict(sorted(times.items(), key=lambda one: one[1]))
@@ -133,7 +139,7 @@ def choice(
         if shape.hosts > 1:
             seconds += _coding(name, size, shape, codec)
         best = min(best, (name, seconds), key=lambda one: one[1])
-    return best
+    return best[0], best[1] + _core.greeting(shape.hosts, shape.ranks_per_host, costs)
 
 
 def _coding(name: str, size: float, shape: Shape, codec: Codec) -> float:

@@ -44,7 +44,7 @@ _NCCL_ALPHA = _TWO_MACHINES_S / (2 * (16 - 1))
 
 def _nccl_ring(machines: int) -> float:
     links = Links(_NCCL_ALPHA, 0, _NCCL_ALPHA, 0, 0)
-    return 1e6 * model.ways("all_reduce", 8, Shape(machines, 8), links)["ring"]
+    return 1e6 * model.ways("all_reduce", 8, Shape(machines, 8), links, greeting=False)["ring"]
 
 
 # Two machines of eight V100 with 4 x 100 Gbit/s each; 25 MiB buckets, float32.
@@ -65,7 +65,7 @@ def _ddp(name: str, alone: float, bucket: int = 25 << 20) -> float:
 
 def _by_ring(training: Training, shape: Shape, links: Links) -> Step:
     return model.simulate(
-        training, lambda size: model.ways("all_reduce", size, shape, links)["ring"]
+        training, lambda size: model.ways("all_reduce", size, shape, links, greeting=False)["ring"]
     )
 
 
