@@ -295,7 +295,7 @@ def test_direct_needs_one_host() -> None:
 
 
 def test_an_unknown_algorithm_is_refused() -> None:
-    with pytest.raises(UsageError, match="'fast' is not known: choose auto, direct, ring or hier"):
+    with pytest.raises(UsageError, match="'fast' is not known: choose auto, direct, ring, chain, "):
         Communicator.threads("aa", algorithm="fast")
 
 

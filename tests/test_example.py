@@ -158,7 +158,8 @@ same = train_gpt.replicas_identical(model)
 if dist.get_rank() == 1:
     with torch.no_grad():
         model.weight[2, 2] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
-print("answers", same, train_gpt.replicas_identical(model), flush=True)
+sys.stdout.write(f"answers {{same}} {{train_gpt.replicas_identical(model)}}\\n")
+sys.stdout.flush()
 dist.destroy_process_group()
 """
     )

@@ -18,6 +18,11 @@ WORLDS = [
     World("mpich", "aabb"),
     World("openmpi", "aab"),
 ]
+# Of those that take longest, the default run has them where they differ most.
+LONG = {
+    "every_dtype_takes_every_way": "processes-aa",
+    "groups_that_overlap_run_side_by_side": "processes-aaa",
+}
 CASES = [
     *(f"torch_ops_cases.{name}" for name in torch_ops_cases.CASES),
     *(f"torch_groups_cases.{name}" for name in torch_groups_cases.CASES),
@@ -27,7 +32,12 @@ CASES = [
 @pytest.mark.parametrize(
     ("world", "case"),
     [
-        pytest.param(world, case, id=f"{world}-{case.partition('.')[2]}")
+        pytest.param(
+            world,
+            case,
+            id=f"{world}-{case.partition('.')[2]}",
+            marks=[pytest.mark.slow] * (LONG.get(case.partition(".")[2], str(world)) != str(world)),
+        )
         for world, case in product(WORLDS, CASES)
     ],
 )

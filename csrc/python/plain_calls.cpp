@@ -93,9 +93,11 @@ PyObject* run(PyObject* self, PyObject* first, PyObject* second, Seconds timeout
     Communicator& communicator = py::cast<PyCommunicator&>(py::handle(self)).open();
     const CallOptions options{.timeout = timeout, .mode = Engine::Mode::Now};
     Communicator::Handle work;
-    {
+    try {
       const py::gil_scoped_release unlocked;
       work = start(communicator, options);
+    } catch (const UsageError&) {
+      Py_RETURN_FALSE;  // the general method says whose call is wrong
     }
     if (work) {
       work->hold(hold(first, second));

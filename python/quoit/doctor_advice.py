@@ -17,8 +17,9 @@ T = TypeVar("T", bound=Hashable)
 
 # Those of docs/environment.md, which a test compares.
 VARIABLES = (
-    *("QUOIT_ALGORITHM", "QUOIT_CACHE", "QUOIT_HOST", "QUOIT_IFACE", "QUOIT_JOB"),
+    *("QUOIT_ALGORITHM", "QUOIT_CACHE", "QUOIT_HOST", "QUOIT_IFACE", "QUOIT_JOB", "QUOIT_LOG"),
     *("QUOIT_MPI_LIBRARY", "QUOIT_PORTS", "QUOIT_STREAMS", "QUOIT_TIMEOUT_S", "QUOIT_TRANSPORT"),
+    "QUOIT_TUNING",
 )
 FAMILIES = {"mpich": "MPICH", "openmpi": "Open MPI"}
 

@@ -119,8 +119,9 @@ def _split(
     if not split_ranks:
         raise ValueError("split_group: split_ranks is empty; give a list of lists of ranks")
     backend, store = world.pg_map[parent]
-    # Every rank of the parent counts, so all know the same number, whatever else they took part in.
-    number = (store.add("quoit/splits", 1) - 1) // parent.size()
+    # Every rank counts its own calls, in a store that may outlive the parent: all of them split it
+    # equally often, and a rank that is alone in its group may be ahead of the others.
+    number = store.add(f"quoit/splits/{parent.rank()}", 1) - 1
     mine = next((sorted(ranks) for ranks in split_ranks if parent.rank() in ranks), None)
     if mine is None:
         return None

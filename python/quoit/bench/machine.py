@@ -83,7 +83,7 @@ def spans(numbers: Sequence[int]) -> str:
 def command() -> str:
     """As it was typed, with the variables that matter."""
     settings = sorted(
-        f"{k}={v}" for k, v in os.environ.items() if re.match("QUOIT_(?!TEST_|JOB)", k)
+        f"{k}={v}" for k, v in os.environ.items() if re.match("QUOIT_(?!TEST_|JOB|CPP_BUILD)", k)
     )
     program, *arguments = sys.argv
     name = "quoit" if Path(program).name in ("quoit", "cli.py", "__main__.py") else program
