@@ -17,6 +17,7 @@ from typing import Any
 
 from quoit import _core
 from quoit.cores import cpu_quota
+from quoit.doctor_advice import VARIABLES
 
 _BUSY = 0.3  # load, as a part of the cores
 
@@ -82,9 +83,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 def command() -> str:
     """As it was typed, with the variables that matter."""
-    settings = sorted(
-        f"{k}={v}" for k, v in os.environ.items() if re.match("QUOIT_(?!TEST_|JOB|CPP_BUILD)", k)
-    )
+    settings = [f"{k}={os.environ[k]}" for k in VARIABLES if k in os.environ and k != "QUOIT_JOB"]
     program, *arguments = sys.argv
     name = "quoit" if Path(program).name in ("quoit", "cli.py", "__main__.py") else program
     return " ".join([*settings, shlex.join([name, *arguments])])
