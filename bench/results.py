@@ -1,6 +1,6 @@
 """Makes bench/RESULTS.md and its plots: every operation by `quoit bench`, several times over.
 
-python bench/results.py                              # everything, about half an hour
+python bench/results.py                              # everything, about a quarter of an hour
 python bench/results.py --quick                      # a minute or two, into build/bench
 python bench/results.py --only all_reduce,barrier
 
@@ -52,15 +52,15 @@ class Run:
 
 
 RUNS = (
-    Run("all_reduce", "all_reduce -n 2 -b 4 -e 256M"),
-    Run("all_reduce, 4 ranks", "all_reduce -n 4 -b 4 -e 64M"),
+    Run("all_reduce", "all_reduce -n 2 -b 4 -e 64M -f 4 --seconds 0.3"),
+    Run("all_reduce, 4 ranks", "all_reduce -n 4 -b 4 -e 4M -f 8 --seconds 0.3"),
     *(
-        Run(op, f"{op} -n 2 -b 16 -e 64M")
+        Run(op, f"{op} -n 2 -b 16 -e 64M -f 8 --seconds 0.3")
         for op in ("reduce_scatter", "all_gather", "broadcast", "all_to_all")
     ),
-    Run("send_recv", "send_recv -n 2 -b 8 -e 4M -f 2 --seconds 0.5"),
-    Run("send_recv, bandwidth", "send_recv -n 2 --mode bandwidth -b 1K -e 64M"),
-    Run("send_recv, bidirectional", "send_recv -n 2 --mode bidirectional -b 1K -e 64M"),
+    Run("send_recv", "send_recv -n 2 -b 8 -e 4M -f 8 --seconds 0.3"),
+    Run("send_recv, bandwidth", "send_recv -n 2 --mode bandwidth -b 1K -e 64M -f 8 --seconds 0.3"),
+    Run("send_recv, bidirectional", "send_recv -n 2 --mode bidirectional -b 1K -e 64M -f 8 --seconds 0.3"),
     Run("barrier", "barrier -n 2", sized=False),
     Run("ddp", "ddp -n 2 --seconds 10", sized=False),
     Run("codec", "codec -b 4K -e 64M -f 8"),
