@@ -60,7 +60,10 @@ RUNS = (
     ),
     Run("send_recv", "send_recv -n 2 -b 8 -e 4M -f 8 --seconds 0.3"),
     Run("send_recv, bandwidth", "send_recv -n 2 --mode bandwidth -b 1K -e 64M -f 8 --seconds 0.3"),
-    Run("send_recv, bidirectional", "send_recv -n 2 --mode bidirectional -b 1K -e 64M -f 8 --seconds 0.3"),
+    Run(
+        "send_recv, bidirectional",
+        "send_recv -n 2 --mode bidirectional -b 1K -e 64M -f 8 --seconds 0.3",
+    ),
     Run("barrier", "barrier -n 2", sized=False),
     Run("ddp", "ddp -n 2 --seconds 10", sized=False),
     Run("codec", "codec -b 4K -e 64M -f 8"),
