@@ -59,9 +59,10 @@ Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduc
   if (direct_) return start(call, direct_all_reduce(board(), call, in, out, step), options);
   const auto by = [=, this](Algorithm way) {
     if (way == Algorithm::Hierarchy)
-      return hierarchical_all_reduce(board(), *us_.network, lanes_,
-                                     choose_across(static_cast<double>(in.bytes()), shape_, costs_),
-                                     call, in, out, step, workspace_);
+      return hierarchical_all_reduce(
+          board(), *us_.network, lanes_,
+          choose_across(static_cast<double>(in.bytes()), shape_, costs_).algorithm, call, in, out,
+          step, workspace_);
     return message_all_reduce(way, *us_.network, ring_, in, out, step, workspace_);
   };
   return start(call, routed(call, in.bytes(), by), options);
@@ -248,9 +249,7 @@ std::optional<std::string> Communicator::failure(bool thorough) {
 std::optional<std::string> Communicator::departed(int peer) {
   const Board& here = board();
   for (int r = 0; r < here.size(); ++r)
-    if (here.name(r) == peer && us_.segment->left(r))
-      return text("rank ", peer,
-                  " left the group: it destroyed its process group, or its program ended");
+    if (here.name(r) == peer && us_.segment->left(r)) return left_the_group(peer);
   return us_.network->departed(peer);
 }
 

@@ -7,13 +7,11 @@
 #include <limits>
 #include <sstream>
 
+#include "collective/direct.h"
+#include "collective/hierarchy.h"
+
 namespace quoit {
 namespace {
-
-// Up to here a direct all_reduce is one round, in which everybody reduces everything.
-constexpr double kOneRound = 16 * 1024;
-constexpr double kSegment = 256 * 1024;     // of a chain
-constexpr double kStage = 4 * 1024 * 1024;  // of a hierarchy
 
 // A group whose ranks stand in a ring, host by host.
 class Model {
@@ -65,8 +63,8 @@ class Model {
     const auto [alpha, beta] = costs_.host;
     switch (op) {
       case Op::AllReduce:
-        return bytes <= kOneRound ? alpha + (n_ - 1) * bytes * beta
-                                  : 2 * alpha + 2 * share() * bytes * beta;
+        return bytes <= double{kOneRound} ? alpha + (n_ - 1) * bytes * beta
+                                          : 2 * alpha + 2 * share() * bytes * beta;
       case Op::Reduce:
         return 2 * alpha + 2 * share() * bytes * beta;
       case Op::Broadcast:
@@ -94,7 +92,7 @@ class Model {
   }
 
   double chain(double bytes) const {
-    const double segments = std::max(1.0, std::ceil(bytes / kSegment));
+    const double segments = std::max(1.0, std::ceil(bytes / kChainSegment));
     const double segment = bytes / segments;
     const double steps = n_ - 2 + segments;
     // The hops inside hosts hide behind those between them, but for the first segment.
@@ -142,12 +140,9 @@ class Model {
   double hierarchy(double bytes) const {
     const double local = static_cast<double>(local_ - 1) / local_;
     const double inside = 2 * (costs_.host.alpha + local * bytes * costs_.host.beta);
-    const Model across({hosts_, hosts_, 1}, costs_);
-    double least = std::numeric_limits<double>::infinity();
-    for (const Algorithm way : {Algorithm::Ring, Algorithm::Doubling, Algorithm::Halving})
-      least = std::min(least, across.seconds(Op::AllReduce, way, bytes));
+    const double least = choose_across(bytes, {n_, hosts_, local_}, costs_).seconds;
     // A segment is inside while another is on the wire.
-    const double alone = bytes > kStage ? kStage / bytes : 1;
+    const double alone = std::min(1.0, kHierarchySegment / bytes);
     return std::max(inside, least) + alone * std::min(inside, least);
   }
 
@@ -224,8 +219,8 @@ Choice choose(Op op, double bytes, const Shape& shape, const Costs& costs) {
   return best;
 }
 
-Algorithm choose_across(double bytes, const Shape& shape, const Costs& costs) {
-  return choose(Op::AllReduce, bytes, {shape.hosts, shape.hosts, 1}, costs).algorithm;
+Choice choose_across(double bytes, const Shape& shape, const Costs& costs) {
+  return choose(Op::AllReduce, bytes, {shape.hosts, shape.hosts, 1}, costs);
 }
 
 }  // namespace quoit

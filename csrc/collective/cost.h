@@ -48,6 +48,6 @@ struct Choice {
 Choice choose(Op op, double bytes, const Shape& shape, const Costs& costs);
 
 // How a hierarchy goes across the hosts.
-Algorithm choose_across(double bytes, const Shape& shape, const Costs& costs);
+Choice choose_across(double bytes, const Shape& shape, const Costs& costs);
 
 }  // namespace quoit

@@ -8,9 +8,6 @@
 namespace quoit {
 namespace {
 
-// Up to here one round is cheapest: everybody publishes all, everybody reduces all.
-constexpr std::size_t kOneRound = 16 * 1024;
-
 // The part of `view` that round `k` carries when a round holds `span` elements.
 View window(View view, std::size_t k, std::size_t span) {
   const std::size_t begin = std::min(k * span, view.count);

@@ -10,6 +10,9 @@
 
 namespace quoit {
 
+// Up to so many bytes one round is cheapest: everybody publishes all, everybody reduces all.
+inline constexpr std::size_t kOneRound = 16 * 1024;
+
 Task direct_all_reduce(Board& board, Call call, View in, View out, ReduceStep step);
 
 // As all_reduce, but only `root` writes `out`.

@@ -3,18 +3,11 @@
 #include <optional>
 
 namespace quoit {
-namespace {
-
-// Bytes that go through the three stages together: enough for a network to run at its rate, few
-// enough that the work inside the hosts hides behind the wire, and stays in cache.
-constexpr std::size_t kSegment = 4 * 1024 * 1024;
-
-}  // namespace
 
 Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Algorithm across, Call call,
                              View in, View out, ReduceStep step,
                              std::shared_ptr<Workspace> workspace) {
-  const std::size_t segments = std::max<std::size_t>(1, ceil_div(in.bytes(), kSegment));
+  const std::size_t segments = std::max<std::size_t>(1, ceil_div(in.bytes(), kHierarchySegment));
   // Shard l of a segment belongs to lane l; local ranks outside the lanes own nothing.
   const auto shards_of = [&](View view, std::size_t segment) {
     const Slice whole = Slice{0, view.count}.piece(segments, segment);

@@ -16,6 +16,10 @@ struct Lanes {
   Ring ring;            // the other ranks of its lane, one per host
 };
 
+// Bytes that go through the three stages together: enough for a network to run at its rate, few
+// enough that the work inside the hosts hides behind the wire, and stays in cache.
+inline constexpr std::size_t kHierarchySegment = 4 * 1024 * 1024;
+
 // `across`: how the lanes go.
 Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Algorithm across, Call call,
                              View in, View out, ReduceStep step,

@@ -9,8 +9,6 @@
 namespace quoit {
 namespace {
 
-constexpr std::size_t kSegment = 256 * 1024;  // bytes that are passed on at a time
-
 void copy_view(View from, View to) { copy_bytes(from.data, to.data, from.bytes()); }
 
 View of_rank(const std::vector<View>& views, int rank) {
@@ -31,7 +29,7 @@ Task message_all_reduce(Algorithm way, Network& net, Ring ring, View in, View ou
 Task chain_broadcast(Network& net, Ring ring, View data, int root) {
   const bool first = ring.rank_at(ring.position) == root;
   const bool last = ring.next() == root;
-  const std::size_t segments = std::max<std::size_t>(1, ceil_div(data.bytes(), kSegment));
+  const std::size_t segments = std::max<std::size_t>(1, ceil_div(data.bytes(), kChainSegment));
   std::optional<Transfer> sent;
   for (std::size_t s = 0; s < segments; ++s) {
     const View segment = data.at(Slice{0, data.count}.piece(segments, s));

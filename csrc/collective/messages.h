@@ -13,6 +13,9 @@ namespace quoit {
 Task message_all_reduce(Algorithm way, Network& net, Ring ring, View in, View out, ReduceStep step,
                         std::shared_ptr<Workspace> workspace);
 
+// Bytes that a chain passes on at a time.
+inline constexpr std::size_t kChainSegment = 256 * 1024;
+
 // From `root` along the ring, segment by segment: every link carries the data once.
 Task chain_broadcast(Network& net, Ring ring, View data, int root);
 

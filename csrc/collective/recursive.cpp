@@ -71,7 +71,6 @@ class Pieces {
     const std::size_t begin = bounds_[static_cast<std::size_t>(first)];
     return data_.at({begin, bounds_[static_cast<std::size_t>(first + width)] - begin});
   }
-  [[nodiscard]] View all() const { return data_; }
 
   static int piece_of(int number, int power) {
     int piece = 0;

@@ -90,6 +90,15 @@ class Engine::Patience {
   // Whether it is time to let go of the lock and look at the caller's own deadline and at Ctrl-C.
   [[nodiscard]] bool check_due() const { return patrolled_ - born_ >= kCheck; }
 
+  // One sweep, and what is to be done when it moved nothing.
+  void step() {
+    if (engine_.sweep())
+      moved();
+    else
+      idle();
+    turn_.give_way();
+  }
+
   void moved() {
     polls_ = 0;
     since_ = {};
@@ -172,13 +181,7 @@ void Engine::end(Group& group, Seconds grace) {
   const Waiting waiting(*this);
   Turn turn(*this);
   Patience patience(*this, turn, Mode::Foreground);
-  while (!group.ordered_.empty() && !deadline.passed()) {
-    if (sweep())
-      patience.moved();
-    else
-      patience.idle();
-    turn.give_way();
-  }
+  while (!group.ordered_.empty() && !deadline.passed()) patience.step();
   if (!group.broken_.empty()) return;
   const std::string why = text("[quoit ", group.where(), "] the process group was destroyed");
   if (!group.ordered_.empty()) return fail(group, why + " while work was in flight");
@@ -242,13 +245,7 @@ void Engine::wait(Work& work, Deadline deadline) {
         driving_.unlock();
         Turn turn(*this);
         Patience patience(*this, turn, Mode::Foreground);
-        while (!work.done() && !patience.check_due()) {
-          if (sweep())
-            patience.moved();
-          else
-            patience.idle();
-          turn.give_way();
-        }
+        while (!work.done() && !patience.check_due()) patience.step();
       } else {
         std::unique_lock lock(idle_mutex_);
         bystanders_.fetch_add(1);

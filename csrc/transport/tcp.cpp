@@ -99,8 +99,7 @@ std::optional<std::string> TcpTransport::departed(int peer) {
   if (index >= links_.size() || !links_[index]) return std::nullopt;
   const TcpPeer& other = links_[index]->peer;
   if (!other.left || !other.long_gone()) return std::nullopt;
-  return text("rank ", peer,
-              " left the group: it destroyed its process group, or its program ended");
+  return left_the_group(peer);
 }
 
 void TcpTransport::arm_bell() { door_.ring_when_ready(epoll_.fd()); }

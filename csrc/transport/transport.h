@@ -69,6 +69,12 @@ class Transfer final : public Pollable {
   std::shared_ptr<State> state_;
 };
 
+// Why nothing more comes from a rank that left in good order.
+inline std::string left_the_group(int rank) {
+  return text("rank ", rank,
+              " left the group: it destroyed its process group, or its program ended");
+}
+
 class Transport {
  public:
   virtual ~Transport() = default;

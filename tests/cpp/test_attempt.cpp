@@ -11,20 +11,6 @@ using namespace quoit::test;
 
 namespace {
 
-// What `body` throws; empty when it throws nothing.
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return {};
-}
-
-void contains(const std::string& text, const std::string& part) {
-  EXPECT(text.find(part) != std::string::npos, "'", part, "' is not in '", text, "'");
-}
-
 CallOptions in(Engine::Mode mode) {
   CallOptions options;
   options.mode = mode;

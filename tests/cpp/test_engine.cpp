@@ -10,20 +10,6 @@ using namespace quoit::test;
 
 namespace {
 
-// What `body` throws; empty when it throws nothing.
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return {};
-}
-
-void contains(const std::string& text, const std::string& part) {
-  EXPECT(text.find(part) != std::string::npos, "'", part, "' is not in '", text, "'");
-}
-
 // A pass may only send what it started with or what has arrived and been dealt with: hop i sends
 // after hop i - kInFlight has been dealt with. With one segment a chunk this fails, and sums are
 // wrong.

@@ -56,6 +56,20 @@ inline void on_all(std::vector<ThreadRank>& world, const std::function<void(Comm
   for (std::thread& thread : threads) thread.join();
 }
 
+// What `body` throws; empty when it throws nothing.
+inline std::string error_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return {};
+}
+
+inline void contains(const std::string& text, const std::string& part) {
+  EXPECT(text.find(part) != std::string::npos, "'", part, "' is not in '", text, "'");
+}
+
 inline void wait(Communicator& c, const Communicator::Handle& work) { c.engine().wait(*work); }
 
 template <class T>
