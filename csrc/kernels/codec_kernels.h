@@ -1,0 +1,46 @@
+#pragma once
+// What the codecs of csrc/compress ask of the kernels: loops that are compiled once for each
+// instruction set, and give the same bits on all of them.
+#include "kernels/kernel_table.h"
+#include "kernels/reduce.h"
+
+namespace quoit {
+
+// Elements are encoded in tiles: runs of so many elements of one tensor, counted from its
+// beginning; the last may be shorter. A tile stays in the L1 cache while it is worked on.
+inline constexpr std::size_t kTile = 4096;
+
+// What a rank gives of one tile: p[i] = in[i] * scale + carried[i] * unit, rounded after each
+// multiplication and addition.
+struct Source {
+  const float* in = nullptr;
+  std::size_t count = 0;           // 1 to kTile
+  float scale = 1;                 // what a mean divides by, as a factor
+  const float* carried = nullptr;  // what earlier calls lost; null: nothing
+  // Where to keep what this one loses: residual[i] = (p[i] - decoded[i]) * per_unit. May be
+  // `carried`. Left as it is where a block holds anything that is not finite. Null: it is lost.
+  float* residual = nullptr;
+  float unit = 1;         // of the residual: the scale of a scaled loss
+  float per_unit = 1;     // 1 / unit
+  std::uint64_t key = 0;  // of random rounding; never the same for two tiles
+};
+
+// Encoding reads `in` and `carried` once. Pointers need no alignment beyond that of a float.
+// Where `out` is said to be added to, out[i] += decoded[i].
+struct CodecKernels {
+  // p itself.
+  void (*load)(const Source& from, float* out);
+  // into[i] += from[i]
+  void (*add)(const float* from, float* into, std::size_t count);
+};
+
+// The table of an instruction set, by default the best that this CPU has. Throws UnavailableError
+// where this build or CPU lacks it.
+const CodecKernels& codec_kernels(Isa isa = isa_in_use());
+
+// Null when not built for this architecture.
+const CodecKernels* baseline_codec_kernels();
+const CodecKernels* x86_v3_codec_kernels();
+const CodecKernels* x86_v4_codec_kernels();
+
+}  // namespace quoit
