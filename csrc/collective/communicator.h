@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "collective/compressed.h"
 #include "collective/cost.h"
 #include "collective/hierarchy.h"
 #include "collective/messages.h"
@@ -93,6 +94,23 @@ class Communicator final : public Group {
 
   Handle barrier(CallOptions options = {});
 
+  // Sums or averages `data` (float32, bfloat16, float16) in place, encoded on the way as `how`
+  // says; its residuals must live as long as the call. All ranks end with the same bits.
+  Handle compressed_all_reduce(View data, std::shared_ptr<const Compression> how,
+                               CompressionTerms terms, Reduction reduction,
+                               CallOptions options = {});
+
+  // The same for blocks, one for each rank, in rank order; block r is summed into `out` of rank r.
+  // `data` holds the blocks one after another, and is used up. The parts of `how` are the blocks.
+  Handle compressed_reduce_scatter(View data, View out, std::shared_ptr<const Compression> how,
+                                   CompressionTerms terms, Reduction reduction,
+                                   CallOptions options = {});
+
+  // Block r of `data` is rank r's, and comes to all others encoded; rank r itself ends with what
+  // they decode.
+  Handle compressed_all_gather(View data, std::shared_ptr<const Compression> how,
+                               CompressionTerms terms, CallOptions options = {});
+
   // Measures what the links of the group cost, `passes` times over, and goes by that from now on.
   // Collective; costs() is the result once the handle is done.
   Handle measure(int passes, CallOptions options = {});
@@ -139,6 +157,14 @@ class Communicator final : public Group {
   void log_choice(const Call& call, std::size_t bytes, const Choice& choice);
   [[nodiscard]] Task gather_all(Call call, View in, std::vector<View> outs);
   [[nodiscard]] Task gather_later(Call call, std::function<Gathering()> prepare);
+  [[nodiscard]] Task reduce_compressed(Call call, View data, std::vector<Tile> tiles, Compressor by,
+                                       std::optional<std::uint64_t> fingerprint);
+  [[nodiscard]] Task scatter_compressed(Call call, View mine, View out, std::vector<Tile> tiles,
+                                        Compressor by);
+  [[nodiscard]] Task gather_compressed(Call call, std::vector<Tile> tiles, Compressor by);
+  void check_blocks(const Compression& how, const char* what) const;
+  [[nodiscard]] Compressor compressor(std::shared_ptr<const Compression> how,
+                                      const CompressionTerms& terms, std::size_t plain_bytes) const;
   [[nodiscard]] Board& board() { return us_.segment->board(); }
   void check_rank(int rank, const char* what) const;
   static void check_tag(Tag tag, const char* what);

@@ -44,6 +44,8 @@ class Codec {
   // Adds up in float32, in rank order, the own part unrounded; divides at the end.
   virtual void sum(const Contributions& from, float* out) const;
 
+  [[nodiscard]] const CodecKernels& kernels() const { return kernels_; }
+
  protected:
   const CodecKernels& kernels_;
 };

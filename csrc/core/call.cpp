@@ -2,14 +2,35 @@
 
 #include <array>
 
+#include "core/hash.h"
+
 namespace quoit {
 namespace {
 
-constexpr std::array<std::string_view, 11> kOpNames{
-    "all_reduce", "broadcast", "all_gather", "reduce_scatter", "all_to_all", "gather",
-    "scatter",    "reduce",    "barrier",    "send",           "recv"};
+constexpr std::array<std::string_view, kOps> kOpNames{"all_reduce",
+                                                      "broadcast",
+                                                      "all_gather",
+                                                      "reduce_scatter",
+                                                      "all_to_all",
+                                                      "gather",
+                                                      "scatter",
+                                                      "reduce",
+                                                      "barrier",
+                                                      "compressed all_reduce",
+                                                      "compressed reduce_scatter",
+                                                      "compressed all_gather",
+                                                      "send",
+                                                      "recv"};
 
-bool reduces(Op op) { return op == Op::AllReduce || op == Op::ReduceScatter || op == Op::Reduce; }
+bool reduces(Op op) {
+  return op == Op::AllReduce || op == Op::ReduceScatter || op == Op::Reduce ||
+         op == Op::CompressedAllReduce || op == Op::CompressedReduceScatter;
+}
+
+bool compresses(Op op) {
+  return op == Op::CompressedAllReduce || op == Op::CompressedReduceScatter ||
+         op == Op::CompressedAllGather;
+}
 
 bool rooted(Op op) {
   return op == Op::Broadcast || op == Op::Gather || op == Op::Scatter || op == Op::Reduce;
@@ -20,12 +41,15 @@ bool rooted(Op op) {
 std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)]; }
 
 std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks) {
-  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, a count at a time
-  for (const View& block : blocks) hash = (hash ^ block.count) * 0x100000001b3;
-  std::array<std::uint8_t, 5> digest;
-  for (std::size_t i = 0; i < digest.size(); ++i)
-    digest[i] = static_cast<std::uint8_t>(hash >> (24 + 8 * i));
-  return digest;
+  Hash hash;
+  for (const View& block : blocks) hash.take(block.count);
+  return hash.digest();
+}
+
+std::array<std::uint8_t, 5> digest_of_text(std::string_view text) {
+  Hash hash;
+  for (const char letter : text) hash.take(static_cast<unsigned char>(letter));
+  return hash.digest();
 }
 
 std::string describe(const Call& call) {
@@ -44,7 +68,11 @@ std::string describe(const Call& call) {
 
 std::string describe_mismatch(int peer, const Call& theirs, const Call& mine) {
   return text("ranks disagree: rank ", peer, " called ", describe(theirs), ", this rank called ",
-              describe(mine), theirs.blocks != mine.blocks ? " with blocks of other sizes" : "",
+              describe(mine),
+              theirs.blocks == mine.blocks ? ""
+              : compresses(mine.op) && compresses(theirs.op)
+                  ? " with tensors of other sizes or codecs"
+                  : " with blocks of other sizes",
               ". All ranks of a group must make the same calls in the same order, "
               "with the same dtype, size, reduce op and root");
 }

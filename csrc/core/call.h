@@ -19,6 +19,9 @@ enum class Op : std::uint8_t {
   Scatter,
   Reduce,
   Barrier,
+  CompressedAllReduce,
+  CompressedReduceScatter,
+  CompressedAllGather,
   Send,
   Recv,
 };
@@ -32,8 +35,8 @@ struct Call {
   Op op = Op::Barrier;
   DType dtype = DType::UInt8;
   ReduceOp reduce = ReduceOp::Sum;
-  // A digest of the sizes of blocks that may differ; it also keeps the struct free of padding, as
-  // it is compared as bytes on the wire.
+  // A digest of the sizes of blocks that may differ, or of how they are encoded; it also keeps the
+  // struct free of padding, as it is compared as bytes on the wire.
   std::array<std::uint8_t, 5> blocks{};
 
   friend bool operator==(const Call&, const Call&) = default;
@@ -41,6 +44,7 @@ struct Call {
 static_assert(sizeof(Call) == 24);
 
 std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks);
+std::array<std::uint8_t, 5> digest_of_text(std::string_view text);
 
 // "all_reduce #41 float32[16] SUM"
 std::string describe(const Call& call);

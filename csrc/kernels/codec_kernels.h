@@ -32,6 +32,11 @@ struct CodecKernels {
   void (*load)(const Source& from, float* out);
   // into[i] += from[i]
   void (*add)(const float* from, float* into, std::size_t count);
+  // Between float32 and the 16-bit formats; see kernels/cast.h.
+  void (*from_bf16)(const std::uint16_t* in, float* out, std::size_t count);
+  void (*to_bf16)(const float* in, std::uint16_t* out, std::size_t count);
+  void (*from_f16)(const std::uint16_t* in, float* out, std::size_t count);
+  void (*to_f16)(const float* in, std::uint16_t* out, std::size_t count);
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError

@@ -1,0 +1,83 @@
+#pragma once
+// Collectives on encoded bytes: scatter, reduce, all-gather (SRA). Every rank encodes the tiles
+// that others own and sends each to its owner; the owner adds up what came, in rank order and in
+// float32, encodes the sum once, and sends those bytes to everybody; all, the owner included,
+// decode the same bytes. So the error does not grow with the number of ranks, as it does in a ring
+// that encodes at every hop, and all ranks end with the same bits. Every tile crosses the wire
+// twice, in segments: while one is on its way, the next is encoded and the one before it summed.
+#include <array>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "collective/hierarchy.h"
+#include "compress/tiles.h"
+
+namespace quoit {
+
+// What compression did, added up over calls; read from any thread.
+struct CompressionReport {
+  std::atomic<std::uint64_t> calls{0};
+  std::atomic<std::uint64_t> plain_bytes{0};  // that a rank would have sent without codecs
+  std::atomic<std::uint64_t> sent_bytes{0};   // that this rank has sent
+  std::atomic<std::uint64_t> codec_nanos{0};  // spent in kernels
+};
+
+// How the tensors of a buffer are compressed: made once, used by many calls.
+class Compression {
+ public:
+  // `parts` cover a buffer from its beginning to its end, in order.
+  explicit Compression(std::vector<Part> parts);
+
+  [[nodiscard]] const std::vector<Part>& parts() const { return parts_; }
+
+  // Equal on ranks that mean the same: sizes, codecs, which tensors have residuals.
+  [[nodiscard]] const std::array<std::uint8_t, 5>& digest() const { return digest_; }
+
+ private:
+  std::vector<Part> parts_;
+  std::array<std::uint8_t, 5> digest_;
+};
+
+// What differs from call to call.
+struct CompressionTerms {
+  float unit = 1;          // of residuals: the scale of a scaled loss
+  std::uint64_t seed = 0;  // of random rounding: equal on all ranks, new for each call
+  // Compare results when all is done: ranks that do not hold the same bits, or were given other
+  // fingerprints (of parameters, say), raise.
+  std::optional<std::uint64_t> fingerprint;
+  std::shared_ptr<CompressionReport> report = std::make_shared<CompressionReport>();
+};
+
+// What a compressed collective works with.
+struct Compressor {
+  std::shared_ptr<const Compression> how;  // whose codecs the tiles use
+  Terms terms;
+  std::shared_ptr<Workspace> workspace;
+  std::shared_ptr<CompressionReport> report;
+};
+
+// Sums tiles over the ranks of the ring, in place. `ring` gives the order of addition.
+Task sra_all_reduce(Network& net, Ring ring, std::vector<Tile> tiles, Compressor by);
+
+// Sums blocks of tiles; the rank at position i of the ring ends with the sum of block i, where its
+// own part was.
+Task sra_reduce_scatter(Network& net, Ring ring, std::vector<Tile> tiles,
+                        std::vector<TileRange> blocks, Compressor by);
+
+// Hands the blocks round: that of position i is encoded there. Its owner ends with what others
+// decode.
+Task sra_all_gather(Network& net, Ring ring, std::vector<Tile> tiles, std::vector<TileRange> blocks,
+                    Compressor by);
+
+// The same as sra_all_reduce for several hosts with several ranks each: summed as they are inside
+// the hosts, by SRA across them, copied inside.
+Task hierarchical_sra(Board& board, Network& net, Lanes lanes, Call call, std::vector<Tile> tiles,
+                      Compressor by);
+
+// Whether every rank of the ring holds the same bytes and fingerprint; throws Error where the
+// previous one does not.
+Task compare_replicas(Network& net, Ring ring, View data, std::uint64_t fingerprint);
+
+}  // namespace quoit

@@ -1,0 +1,152 @@
+// The compressed collectives of a communicator.
+#include "collective/communicator.h"
+#include "core/copy.h"
+
+namespace quoit {
+namespace {
+
+// Residuals and random rounding aside, ranks must mean the same.
+std::array<std::uint8_t, 5> digest_of(const std::vector<Part>& parts) {
+  std::string said;
+  for (const Part& part : parts)
+    said += text(part.where.count, " ", part.codec->name(), part.residual ? "+" : "", ";");
+  return digest_of_text(said);
+}
+
+void check_mean_or_sum(ReduceOp op) {
+  QUOIT_CHECK(op == ReduceOp::Sum || op == ReduceOp::Avg, UsageError, "a compressed ", name_of(op),
+              ": only SUM and AVG can be compressed; use another op, or no codec");
+}
+
+Terms terms_of(const CompressionTerms& how, const Reduction& reduction, int ranks) {
+  Terms terms{.unit = how.unit, .seed = how.seed};
+  if (reduction.op == ReduceOp::Avg) {
+    terms.before = 1 / static_cast<float>(ranks);
+    terms.after = static_cast<std::uint64_t>(ranks);
+  }
+  return terms;
+}
+
+// Each part of `how` as a range of tiles.
+std::vector<TileRange> blocks_of(const Compression& how) {
+  std::vector<TileRange> blocks;
+  std::size_t begin = 0;
+  for (const Part& part : how.parts()) {
+    blocks.push_back({begin, begin + ceil_div(part.where.count, kTile)});
+    begin = blocks.back().end;
+  }
+  return blocks;
+}
+
+// The ranges of ring positions out of those of ranks.
+std::vector<TileRange> in_ring_order(const std::vector<TileRange>& by_rank, const Ring& ring) {
+  std::vector<TileRange> ranges;
+  for (const int rank : ring.ranks) ranges.push_back(by_rank[static_cast<std::size_t>(rank)]);
+  return ranges;
+}
+
+}  // namespace
+
+Compression::Compression(std::vector<Part> parts)
+    : parts_(std::move(parts)), digest_(digest_of(parts_)) {}
+
+Compressor Communicator::compressor(std::shared_ptr<const Compression> how,
+                                    const CompressionTerms& terms, std::size_t plain_bytes) const {
+  terms.report->calls += 1;
+  terms.report->plain_bytes += plain_bytes;
+  return {std::move(how), {}, workspace_, terms.report};
+}
+
+Communicator::Handle Communicator::compressed_all_reduce(View data,
+                                                         std::shared_ptr<const Compression> how,
+                                                         CompressionTerms terms,
+                                                         Reduction reduction, CallOptions options) {
+  check_mean_or_sum(reduction.op);
+  std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
+  Call call = next_call(Op::CompressedAllReduce, data.dtype, data.count, -1, reduction.op);
+  call.blocks = how->digest();
+  const auto n = static_cast<std::size_t>(size());
+  Compressor by = compressor(std::move(how), terms, 2 * data.bytes() * (n - 1) / n);
+  by.terms = terms_of(terms, reduction, size());
+  return start(call,
+               reduce_compressed(call, data, std::move(tiles), std::move(by), terms.fingerprint),
+               options);
+}
+
+Task Communicator::reduce_compressed(Call call, View data, std::vector<Tile> tiles, Compressor by,
+                                     std::optional<std::uint64_t> fingerprint) {
+  if (size() == 1) {  // nothing is sent, so nothing is lost
+    for (const Tile& tile : tiles) settle_residual(tile, by.terms);
+    co_return;
+  }
+  co_await greeting(call);
+  if (shape_.hosts > 1 && shape_.ranks_per_host > 1 && !made_of_messages(us_.algorithm))
+    co_await hierarchical_sra(board(), *us_.network, lanes_, call, std::move(tiles), std::move(by));
+  else
+    co_await sra_all_reduce(*us_.network, ring_, std::move(tiles), std::move(by));
+  if (fingerprint) co_await compare_replicas(*us_.network, ring_, data, *fingerprint);
+}
+
+Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out,
+                                                             std::shared_ptr<const Compression> how,
+                                                             CompressionTerms terms,
+                                                             Reduction reduction,
+                                                             CallOptions options) {
+  check_mean_or_sum(reduction.op);
+  check_blocks(*how, "compressed reduce_scatter");
+  std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
+  const Slice mine = how->parts()[static_cast<std::size_t>(rank())].where;
+  QUOIT_CHECK(out.count == mine.count && out.dtype == data.dtype, UsageError,
+              "compressed reduce_scatter: block ", rank(), " of the input is ", name_of(data.dtype),
+              "[", mine.count, "], the output ", name_of(out.dtype), "[", out.count,
+              "]: they must be alike");
+  Call call = next_call(Op::CompressedReduceScatter, data.dtype, data.count, -1, reduction.op);
+  call.blocks = how->digest();
+  const auto n = static_cast<std::size_t>(size());
+  Compressor by = compressor(std::move(how), terms, data.bytes() * (n - 1) / n);
+  by.terms = terms_of(terms, reduction, size());
+  return start(call, scatter_compressed(call, data.at(mine), out, std::move(tiles), std::move(by)),
+               options);
+}
+
+Task Communicator::scatter_compressed(Call call, View mine, View out, std::vector<Tile> tiles,
+                                      Compressor by) {
+  co_await greeting(call);
+  std::vector<TileRange> blocks = in_ring_order(blocks_of(*by.how), ring_);
+  if (size() == 1)
+    for (const Tile& tile : tiles) settle_residual(tile, by.terms);
+  else
+    co_await sra_reduce_scatter(*us_.network, ring_, std::move(tiles), std::move(blocks),
+                                std::move(by));
+  if (mine.data != out.data) copy_bytes(mine.data, out.data, out.bytes());
+}
+
+Communicator::Handle Communicator::compressed_all_gather(View data,
+                                                         std::shared_ptr<const Compression> how,
+                                                         CompressionTerms terms,
+                                                         CallOptions options) {
+  check_blocks(*how, "compressed all_gather");
+  std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
+  Call call = next_call(Op::CompressedAllGather, data.dtype, data.count);
+  call.blocks = how->digest();
+  const std::size_t mine = how->parts()[static_cast<std::size_t>(rank())].where.count;
+  Compressor by = compressor(std::move(how), terms,
+                             mine * size_of(data.dtype) * (static_cast<std::size_t>(size()) - 1));
+  by.terms.seed = terms.seed;
+  return start(call, gather_compressed(call, std::move(tiles), std::move(by)), options);
+}
+
+Task Communicator::gather_compressed(Call call, std::vector<Tile> tiles, Compressor by) {
+  co_await greeting(call);
+  std::vector<TileRange> blocks = in_ring_order(blocks_of(*by.how), ring_);
+  if (size() > 1)
+    co_await sra_all_gather(*us_.network, ring_, std::move(tiles), std::move(blocks),
+                            std::move(by));
+}
+
+void Communicator::check_blocks(const Compression& how, const char* what) const {
+  QUOIT_CHECK(how.parts().size() == static_cast<std::size_t>(size()), UsageError, what, ": got ",
+              how.parts().size(), " blocks; give one for each of the ", size(), " ranks");
+}
+
+}  // namespace quoit
