@@ -33,6 +33,12 @@ FLOAT8 = [
     *(torch.float8_e5m2, torch.float8_e5m2fnuz, torch.float8_e8m0fnu),
 ]
 EVERY = [*FLOATS, *SIGNED, *UNSIGNED, torch.bool, *COMPLEX, *FLOAT8]
+# Those that torch itself only keeps: it neither adds nor, most of them, copies them.
+KEPT = [
+    torch.float4_e2m1fn_x2,
+    *(getattr(torch, f"{kind}{bits}") for kind in ("int", "uint") for bits in range(1, 8)),
+    *(torch.bits8, torch.bits16, torch.bits1x8, torch.bits2x4, torch.bits4x2),
+]
 
 
 def case(function: Case) -> Case:
@@ -41,7 +47,7 @@ def case(function: Case) -> Case:
 
 
 def _bytes(tensor: Tensor) -> list[int]:
-    return tensor.clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8).tolist()
+    return tensor.contiguous().flatten().view(torch.uint8).tolist()
 
 
 def same(got: Tensor | Iterable[Tensor], wanted: Tensor | Iterable[Tensor]) -> None:
@@ -81,19 +87,18 @@ def strided(tensor: Tensor) -> Tensor:
 @case
 def every_dtype_takes_every_way(pg: Any) -> None:
     rank, n = dist.get_rank(), dist.get_world_size(pg)
-    for dtype in EVERY:
+    for dtype in [*EVERY, *KEPT]:
         of = [noise(dtype, 3, 5, seed=r) for r in range(n)]
-        empty = torch.empty(3, 5, dtype=dtype)
-        x = of[0].clone() if rank == 0 else empty.clone()
+        x = noise(dtype, 3, 5, seed=0) if rank == 0 else torch.empty(3, 5, dtype=dtype)
         dist.broadcast(x, 0, group=pg)
         same(x, of[0])
-        outs = [empty.clone() for _ in range(n)]
+        outs = [torch.empty(3, 5, dtype=dtype) for _ in range(n)]
         dist.all_gather(outs, of[rank], group=pg)
         same(outs, of)
         flat = torch.empty(3 * n, 5, dtype=dtype)
         dist.all_gather_into_tensor(flat, of[rank], group=pg)
         same(flat.split(3), of)
-        outs = [empty.clone() for _ in range(n)]
+        outs = [torch.empty(3, 5, dtype=dtype) for _ in range(n)]
         dist.gather(of[rank], outs if rank == n - 1 else None, n - 1, group=pg)
         same(outs, of if rank == n - 1 else outs)
         dist.scatter(x, of if rank == 0 else None, 0, group=pg)
@@ -107,6 +112,19 @@ def every_dtype_takes_every_way(pg: Any) -> None:
         assert send is not None
         send.wait()
         same(x, of[rank - 1])
+
+
+@case
+def types_without_arithmetic(pg: Any) -> None:
+    rank, n = dist.get_rank(), dist.get_world_size(pg)
+    for dtype in KEPT:
+        of = [noise(dtype, 3, 5, seed=r) for r in range(n)]
+        outs = [torch.empty(5, 3, dtype=dtype).t() for _ in range(n)]
+        dist.all_gather(outs, noise(dtype, 5, 3, seed=rank).t(), group=pg)
+        for out, r in zip(outs, range(n), strict=True):
+            assert _bytes(out.t()) == _bytes(noise(dtype, 5, 3, seed=r))
+        with pytest.raises(ValueError, match="are moved but never reduced"):
+            dist.all_reduce(of[rank], group=pg)
 
 
 @case

@@ -253,12 +253,21 @@ void Engine::wait(Work& work, Deadline deadline) {
         bystanders_.fetch_sub(1);
       }
       if (work.done()) break;
-      QUOIT_CHECK(!deadline.passed(), TimeoutError, describe(work.call()),
-                  ": not done in the time given to wait()");
+      if (deadline.passed()) give_up(work);
       heed_interrupt();
     }
   }
   if (auto error = work.error()) std::rethrow_exception(error);
+}
+
+// Throws TimeoutError, unless the work has ended meanwhile.
+void Engine::give_up(const Work& work) {
+  const Turn turn(*this);
+  for (const Group* group : groups_)
+    for (const auto* jobs : {&group->ordered_, &group->free_})
+      for (const Job& job : *jobs)
+        QUOIT_CHECK(job.work.get() != &work, TimeoutError, "[quoit ", group->where(), "] ",
+                    describe(work.call()), ": not done in the time given to wait()");
 }
 
 // A waiter goes: whoever else needs progress must get it from somebody.

@@ -107,6 +107,7 @@ class Engine {
   void patrol(bool thorough);
   void run_background();
   void hand_over();
+  void give_up(const Work& work);
 
   std::shared_ptr<SharedMemory> bell_memory_;
   Arena arena_;

@@ -11,6 +11,8 @@ using c10d::OpType;
 Reduction reduction_of(const c10d::ReduceOp& op, const at::Tensor& tensor) {
   QUOIT_CHECK(!tensor.is_complex() || c10d::isComplexViewAsRealAllowed(op), UsageError,
               "this reduce op has no meaning for complex tensors: use SUM, AVG or PREMUL_SUM");
+  QUOIT_CHECK(!only_moved(tensor), UsageError, "tensors of dtype ",
+              c10::toString(tensor.scalar_type()), " are moved but never reduced");
   switch (op.op_) {
     case c10d::ReduceOp::SUM:
       return {ReduceOp::Sum};

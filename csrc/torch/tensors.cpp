@@ -49,9 +49,17 @@ Element element_of(const at::Tensor& tensor) {
     case at::kComplexHalf:
       return {DType::Float16, 2};
     default:
-      throw UsageError(text("tensors of dtype ", c10::toString(tensor.scalar_type()),
-                            " cannot be communicated: convert to another dtype first"));
+      QUOIT_CHECK(!c10::isQIntType(tensor.scalar_type()), UsageError, "tensors of dtype ",
+                  c10::toString(tensor.scalar_type()),
+                  " cannot be communicated: convert to another dtype first");
+      return {DType::Float8, tensor.element_size()};
   }
+}
+
+// float4, int1 to int7, bits: bytes that torch, too, only keeps, and mostly cannot even copy.
+at::Tensor copyable(const at::Tensor& tensor) {
+  if (!only_moved(tensor)) return tensor;
+  return tensor.view(tensor.element_size() == 1 ? at::kByte : at::kShort);
 }
 
 std::vector<View> cut(View all, std::size_t parts, const char* what) {
@@ -95,6 +103,10 @@ std::vector<View> cut(View all, const at::Tensor& tensor, const std::vector<int6
 
 DType dtype_of(const at::Tensor& tensor) { return element_of(tensor).dtype; }
 
+bool only_moved(const at::Tensor& tensor) {
+  return dtype_of(tensor) == DType::Float8 && !c10::isFloat8Type(tensor.scalar_type());
+}
+
 View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const char* what) {
   QUOIT_CHECK(tensor.defined(), UsageError, what, " is not a tensor");
   QUOIT_CHECK(tensor.layout() == at::kStrided, UsageError, what,
@@ -102,13 +114,14 @@ View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const cha
   QUOIT_CHECK(tensor.device().is_cpu(), UsageError, what, " is on ", tensor.device().str(),
               ", but this build of quoit communicates CPU tensors: move it with .cpu(), or use "
               "backend='cpu:quoit,cuda:nccl'");
+  const Element element = element_of(tensor);
   at::Tensor flat = tensor;
   if (!tensor.is_contiguous()) {
-    flat = reads ? tensor.contiguous() : at::empty_like(tensor, at::MemoryFormat::Contiguous);
-    if (writes) copies_back_.emplace_back(tensor, flat);
+    const at::Tensor given = copyable(tensor);
+    flat = reads ? given.contiguous() : at::empty_like(given, at::MemoryFormat::Contiguous);
+    if (writes) copies_back_.emplace_back(given, flat);
   }
   tensors_.push_back(flat);
-  const Element element = element_of(tensor);
   return {static_cast<std::byte*>(flat.data_ptr()),
           static_cast<std::size_t>(flat.numel()) * element.each, element.dtype};
 }

@@ -15,6 +15,9 @@ namespace quoit {
 // The element type; a complex tensor is one of pairs.
 DType dtype_of(const at::Tensor& tensor);
 
+// Whether the elements are of a type that has no arithmetic at all, in torch neither.
+bool only_moved(const at::Tensor& tensor);
+
 // Tensors of one operation. Hands out views; a tensor that is not contiguous is copied into one
 // that is, and an output is copied back when the operation is over.
 class Operands {

@@ -17,7 +17,7 @@ void control(int epoll, int operation, int fd, TcpLine& line, std::uint32_t even
   event.events = events;
   event.data.ptr = &line;
   QUOIT_CHECK(::epoll_ctl(epoll, operation, fd, &event) == 0, TransportError,
-              "epoll_ctl: ", std::strerror(errno));
+              "a TCP connection cannot be watched (epoll_ctl): ", std::strerror(errno));
 }
 
 }  // namespace

@@ -128,6 +128,70 @@ void messages_pass() {
   });
 }
 
+void pause_us(int microseconds) {
+  std::this_thread::sleep_for(std::chrono::microseconds(microseconds));
+}
+
+// Sums of many sizes, each rank late in turn; every fifth is left in flight while the next is made.
+void make_sums(Communicator& c, int calls) {
+  for (int i = 0; i < calls; ++i) {
+    std::vector<float> left = filled(static_cast<std::size_t>(i * 37 % 3000), c.rank());
+    const View all = view(left, DType::Float32);
+    Communicator::Handle pending;
+    if (i % 5 == 0) pending = c.all_reduce(all, all, {}, in(Engine::Mode::Background));
+    if (i % 7 == c.rank()) pause_us(i % 3 * 40);
+    std::vector<float> x = filled(static_cast<std::size_t>(i * 13 % 500), c.rank());
+    sum(c, x, Engine::Mode::Now);
+    expect_sum(x, c.size());
+    if (!pending) continue;
+    wait(c, pending);
+    expect_sum(left, c.size());
+  }
+}
+
+// Messages round the ring of ranks: now waited for, now with the receive in flight beside the send.
+void pass_round(Communicator& c, int rounds) {
+  const int right = (c.rank() + 1) % c.size();
+  const int left = (c.rank() + c.size() - 1) % c.size();
+  constexpr std::array kWays{Engine::Mode::Now, Engine::Mode::Background, Engine::Mode::Either};
+  for (int i = 0; i < rounds; ++i) {
+    const auto way = kWays[static_cast<std::size_t>(i) % kWays.size()];
+    const auto count = static_cast<std::size_t>(i * 29 % 900);
+    std::vector<float> x = filled(count, c.rank() + i);
+    std::vector<float> y(count);
+    const auto send = [&] {
+      if (i % 11 == c.rank()) pause_us(60);
+      finish(c, c.send(view(x, DType::Float32), right, i, in(Engine::Mode::Now)));
+    };
+    const int from = i % 2 == 0 ? left : kAnySource;
+    const auto receive = [&] { return c.recv(view(y, DType::Float32), from, i, in(way)); };
+    if (way != Engine::Mode::Now) {
+      const auto coming = receive();
+      send();
+      wait(c, coming);
+    } else if (c.rank() == 0) {
+      send();
+      finish(c, receive());
+    } else {
+      finish(c, receive());
+      send();
+    }
+    EXPECT(y == filled(count, left + i), "message ", i);
+  }
+}
+
+// Two threads of a rank call on one group, so that a call finds the engine idle, or with something
+// in flight, or driven by the other thread, which then has to hand over what it is at.
+void two_threads_one_group(const std::vector<std::string>& hosts, const std::string& transport) {
+  auto world = make_world(hosts, "auto", 60, transport);
+  on_all(world, [](Communicator& c) {
+    std::thread messages([&c] { pass_round(c, 600); });
+    make_sums(c, 600);
+    messages.join();
+    EXPECT(c.sequence() == 720, "every call is numbered once");
+  });
+}
+
 // Where two threads tell each other a string each.
 class Meeting {
  public:
@@ -173,6 +237,7 @@ void two_threads_two_groups() {
             sum(c, x, Engine::Mode::Now);
             expect_sum(x, 2);
           }
+          make_sums(c, 600);
         });
       for (std::thread& thread : threads) thread.join();
     });
@@ -244,6 +309,9 @@ int main() {
     mismatch_raises(hosts);
   }
   messages_pass();
+  for (const auto& hosts : {hosts_of(2, 1), hosts_of(3, 1), hosts_of(2, 2)})
+    two_threads_one_group(hosts, "auto");
+  two_threads_one_group(hosts_of(2, 2), "tcp");
   two_threads_two_groups();
   a_fault_ends_the_wait();
   deadlines_hold();
