@@ -74,6 +74,8 @@ def _stand_in_for_gloo() -> None:
     _Backend.options = property(lambda _: SimpleNamespace())  # torch notes there what we know
     c10d.ProcessGroupGloo = _Gloo("ProcessGroupGloo", (), {})
     c10d._create_process_group_wrapper = with_gloo
+    # DDP's log takes any group of that name for gloo's own class, unchecked, and reads its fields.
+    dist.Logger.set_construction_data_and_log = lambda *_: None
 
 
 def _stand_in_for_mpi() -> None:
