@@ -14,7 +14,7 @@ inline constexpr std::size_t kTile = 4096;
 // multiplication and addition.
 struct Source {
   const float* in = nullptr;
-  std::size_t count = 0;           // 1 to kTile
+  std::size_t count = 0;           // 1 to kTile; of a low-rank codec's matrix, all of it
   float scale = 1;                 // what a mean divides by, as a factor
   const float* carried = nullptr;  // what earlier calls lost; null: nothing
   // Where to keep what this one loses: residual[i] = (p[i] - decoded[i]) * per_unit. May be
@@ -24,6 +24,27 @@ struct Source {
   float per_unit = 1;     // 1 / unit
   std::uint64_t key = 0;  // of random rounding; never the same for two tiles
 };
+
+// ---- Signs (sign_format.h).
+
+struct SignVote {
+  const std::byte* const* from;  // encoded tiles
+  std::size_t ranks;
+  std::size_t count;
+  std::uint64_t divide_by;
+  std::uint64_t key;  // which elements are negative when there are as many votes for either sign
+};
+
+struct SignKernels {
+  void (*encode)(const Source& from, std::byte* out);
+  void (*decode)(const std::byte* in, float* out, std::size_t count);
+  void (*add)(const std::byte* in, float* sum, std::size_t count);
+  // The sum of the scales, divided, with the sign of the majority. Whose block has the scale 0 has
+  // no vote; of a block that nobody votes on all is 0.
+  void (*vote)(const SignVote& vote, float* out);
+};
+
+// ---- All of them.
 
 // Encoding reads `in` and `carried` once. Pointers need no alignment beyond that of a float.
 // Where `out` is said to be added to, out[i] += decoded[i].
@@ -37,6 +58,7 @@ struct CodecKernels {
   void (*to_bf16)(const float* in, std::uint16_t* out, std::size_t count);
   void (*from_f16)(const std::uint16_t* in, float* out, std::size_t count);
   void (*to_f16)(const float* in, std::uint16_t* out, std::size_t count);
+  SignKernels sign;
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError

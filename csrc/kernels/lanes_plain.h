@@ -1,0 +1,17 @@
+#pragma once
+// Comparisons of 32 floats at a time that yield a bit for each, for every CPU; lanes_avx2.h is the
+// other choice and gives the same bits.
+#include <cstdint>
+
+namespace quoit {
+namespace {
+
+// Bit i: x[i] < 0.
+inline std::uint32_t negative_32(const float* x) {
+  std::uint32_t bits = 0;
+  for (unsigned i = 0; i < 32; ++i) bits |= static_cast<std::uint32_t>(x[i] < 0) << i;
+  return bits;
+}
+
+}  // namespace
+}  // namespace quoit

@@ -1,0 +1,16 @@
+#pragma once
+// Hashes of counters: random bits that depend on nothing but what they are for.
+#include <cstdint>
+
+#include "kernels/cast.h"
+
+namespace quoit {
+
+// 64 bits, each depending on all of x: the finaliser of SplitMix64.
+QUOIT_HOST_DEVICE static constexpr std::uint64_t mix_64(std::uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+}  // namespace quoit

@@ -1,0 +1,188 @@
+#pragma once
+// The loops of compress/sign.cpp. Include lanes_plain.h or lanes_avx2.h first.
+#include "kernels/mix.h"
+#include "kernels/sign_format.h"
+#include "kernels/source_loops.h"
+
+namespace quoit {
+namespace {
+
+constexpr std::size_t kSignWords = kSignBlock / kSignWord;
+
+// One bit each, where sign_value() wants it.
+struct SignBits {
+  alignas(64) std::uint32_t at[kSignWord];
+};
+
+constexpr SignBits make_sign_bits() {
+  SignBits bits{};
+  for (unsigned i = 0; i < kSignWord; ++i) bits.at[i] = 1U << i;
+  return bits;
+}
+
+constexpr SignBits kSignBit = make_sign_bits();
+
+// ---- Encoding.
+
+// The sum of |x[i]| * factor over a block, in 16 lanes and then pairwise, on every instruction set.
+float sum_of_magnitudes(const float* x, float factor) {
+  alignas(64) float lanes[16] = {};
+  for (std::size_t i = 0; i < kSignBlock; i += 16) {
+    for (std::size_t l = 0; l < 16; ++l) lanes[l] += __builtin_fabsf(x[i + l]) * factor;
+  }
+  for (std::size_t half = 8; half > 0; half /= 2) {
+    for (std::size_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  }
+  return lanes[0];
+}
+
+bool all_finite(const float* x, std::size_t count) {
+  std::uint32_t infinite = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, x[i]) & kMagnitude;
+    infinite |= static_cast<std::uint32_t>(bits >= kInfinity);
+  }
+  return infinite == 0;
+}
+
+// Of a block, of which the elements beyond `count` are 0. NaN where one is not finite.
+std::uint16_t scale_of_block(const float* x, std::size_t count) {
+  const float size = static_cast<float>(count);
+  const float sum = sum_of_magnitudes(x, 1);
+  if (sum < __builtin_inff()) return sign_scale(sum / size);
+  if (!all_finite(x, count)) return kBFloat16NaN;
+  return sign_scale(sum_of_magnitudes(x, 1.0F / kSignBlock) / size * kSignBlock);
+}
+
+void keep_residual(const Source& from, const float* x, float scale, const std::uint32_t* words) {
+  for (std::size_t w = 0; w * kSignWord < from.count; ++w) {
+    const std::size_t begin = w * kSignWord;
+    const std::size_t count = from.count - begin < kSignWord ? from.count - begin : kSignWord;
+    const std::uint32_t word = words[w];
+    const float* __restrict in = x + begin;
+    float* __restrict out = from.residual + begin;
+    for (std::size_t i = 0; i < count; ++i) {
+      out[i] = (in[i] - sign_value(scale, word & kSignBit.at[i])) * from.per_unit;
+    }
+  }
+}
+
+void sign_encode(const Source& from, std::byte* out) {
+  std::byte* words_out = out + sign_scale_bytes(from.count);
+  for (std::byte* pad = out; pad < words_out; pad += 4) __builtin_memset(pad, 0, 4);
+  alignas(64) float x[kSignBlock];
+  for (std::size_t begin = 0; begin < from.count; begin += kSignBlock) {
+    const std::size_t left = from.count - begin;
+    const Source block = part_of(from, begin, left < kSignBlock ? left : kSignBlock);
+    load_source(block, x);
+    for (std::size_t i = block.count; i < kSignBlock; ++i) x[i] = 0;
+    const std::uint16_t scale = scale_of_block(x, block.count);
+    std::uint32_t words[kSignWords] = {};
+    if (scale != kBFloat16NaN) {
+      for (std::size_t w = 0; w < kSignWords; ++w) words[w] = negative_32(x + w * kSignWord);
+      if (block.residual) keep_residual(block, x, float_from_bf16(scale), words);
+    }
+    const std::size_t bytes = (block.count + kSignWord - 1) / kSignWord * sizeof(std::uint32_t);
+    __builtin_memcpy(out + begin / kSignBlock * sizeof scale, &scale, sizeof scale);
+    __builtin_memcpy(words_out, words, bytes);
+    words_out += bytes;
+  }
+}
+
+// ---- Decoding.
+
+std::uint16_t sign_scale_at(const std::byte* tile, std::size_t block) {
+  std::uint16_t scale;
+  __builtin_memcpy(&scale, tile + block * sizeof scale, sizeof scale);
+  return scale;
+}
+
+template <bool kAdd>
+void sign_decode(const std::byte* in, float* out, std::size_t count) {
+  const std::byte* words = in + sign_scale_bytes(count);
+  for (std::size_t begin = 0; begin < count; begin += kSignWord, words += sizeof(std::uint32_t)) {
+    const float scale = float_from_bf16(sign_scale_at(in, begin / kSignBlock));
+    std::uint32_t word;
+    __builtin_memcpy(&word, words, sizeof word);
+    float* const at = out + begin;
+    const std::size_t now = count - begin < kSignWord ? count - begin : kSignWord;
+    for (std::size_t i = 0; i < now; ++i) {
+      const float value = sign_value(scale, word & kSignBit.at[i]);
+      at[i] = kAdd ? at[i] + value : value;
+    }
+  }
+}
+
+// ---- Majority votes, 32 elements at a time: plane k holds bit k of how many said "negative".
+
+struct Votes {
+  std::uint32_t planes[32][kSignWords];
+  int used = 0;          // planes
+  std::size_t cast = 0;  // by so many
+
+  void add(const std::uint32_t* negative) {
+    ++cast;
+    if (cast >> used != 0) __builtin_memset(planes[used++], 0, sizeof planes[0]);
+    std::uint32_t carry[kSignWords];
+    for (std::size_t w = 0; w < kSignWords; ++w) carry[w] = negative[w];
+    for (int k = 0; k < used; ++k) {
+      for (std::size_t w = 0; w < kSignWords; ++w) {
+        const std::uint32_t both = planes[k][w] & carry[w];
+        planes[k][w] ^= carry[w];
+        carry[w] = both;
+      }
+    }
+  }
+
+  // A bit is set where more than half said "negative", or half did and `ties` has it set.
+  void decide(std::uint32_t ties, std::uint32_t* negative) const {
+    std::uint32_t more[kSignWords] = {};
+    std::uint32_t equal[kSignWords];  // so far, from the highest plane on, to half of the votes
+    for (std::size_t w = 0; w < kSignWords; ++w) equal[w] = ~0U;
+    for (int k = used; k-- > 0;) {
+      const std::uint32_t half = (cast / 2) >> k & 1 ? ~0U : 0U;
+      for (std::size_t w = 0; w < kSignWords; ++w) {
+        more[w] |= equal[w] & planes[k][w] & ~half;
+        equal[w] &= ~(planes[k][w] ^ half);
+      }
+    }
+    if (cast % 2 != 0) ties = 0;  // what equals half of them, rounded down, is the minority
+    for (std::size_t w = 0; w < kSignWords; ++w) negative[w] = more[w] | (equal[w] & ties);
+  }
+};
+
+void sign_vote(const SignVote& vote, float* out) {
+  const std::size_t words_at = sign_scale_bytes(vote.count);
+  const std::uint32_t ties = (mix_64(vote.key) & 1) != 0 ? 0x55555555U : 0xaaaaaaaaU;
+  for (std::size_t begin = 0; begin < vote.count; begin += kSignBlock) {
+    const std::size_t left = vote.count - begin;
+    const std::size_t count = left < kSignBlock ? left : kSignBlock;
+    const std::size_t bytes = (count + kSignWord - 1) / kSignWord * sizeof(std::uint32_t);
+    Votes votes;
+    std::uint32_t words[kSignWords] = {};
+    float scale = 0;
+    for (std::size_t k = 0; k < vote.ranks; ++k) {
+      const std::byte* const tile = vote.from[k];
+      const float theirs = float_from_bf16(sign_scale_at(tile, begin / kSignBlock));
+      if (theirs == 0) continue;
+      scale += theirs;
+      __builtin_memcpy(words, tile + words_at + begin / kSignWord * sizeof words[0], bytes);
+      votes.add(words);
+    }
+    if (vote.divide_by > 1) scale /= static_cast<float>(vote.divide_by);
+    votes.decide(votes.cast > 0 ? ties : 0, words);
+    for (std::size_t i = 0; i < count; ++i) {
+      out[begin + i] = sign_value(scale, words[i / kSignWord] & kSignBit.at[i % kSignWord]);
+    }
+  }
+}
+
+constexpr SignKernels kSignKernels{
+    .encode = sign_encode,
+    .decode = sign_decode<false>,
+    .add = sign_decode<true>,
+    .vote = sign_vote,
+};
+
+}  // namespace
+}  // namespace quoit
