@@ -29,6 +29,7 @@ void Codec::sum(const Contributions& from, float* out) const {
 CodecPtr codec_named(std::string_view name, Isa isa) {
   const CodecKernels& kernels = codec_kernels(isa);
   if (name == "raw") return make_raw(kernels);
+  if (name == "int8") return make_int8(kernels);
   throw UsageError(text("codec '", name,
                         "' is not known: choose raw, bf16, bf16(stochastic), fp8, int8, int4, "
                         "int4(hadamard), topk(ratio=R, bits=B), sign or sign(vote)"));

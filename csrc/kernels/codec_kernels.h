@@ -25,6 +25,13 @@ struct Source {
   std::uint64_t key = 0;  // of random rounding; never the same for two tiles
 };
 
+// What a codec does with a tile, as documented at Codec (compress/codec.h).
+struct TileKernels {
+  void (*encode)(const Source& from, std::byte* out);
+  void (*decode)(const std::byte* in, float* out, std::size_t count);
+  void (*add)(const std::byte* in, float* sum, std::size_t count);
+};
+
 // Encoding reads `in` and `carried` once. Pointers need no alignment beyond that of a float.
 // Where `out` is said to be added to, out[i] += decoded[i].
 struct CodecKernels {
@@ -32,6 +39,7 @@ struct CodecKernels {
   void (*load)(const Source& from, float* out);
   // into[i] += from[i]
   void (*add)(const float* from, float* into, std::size_t count);
+  TileKernels int8;
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError
