@@ -11,12 +11,19 @@ struct Int8Format {
 
   explicit Int8Format(std::uint64_t) {}
 
-  bool encode(const float* __restrict p, std::size_t, const Block<std::byte>& block) const {
+  using Range = std::int32_t;  // the largest magnitude, as bits
+
+  static Range range_of(const float* p) {
     std::int32_t absmax = 0;
     for (std::size_t i = 0; i < kBlock; ++i) {
       const std::int32_t magnitude = magnitude_of(p[i]);
       absmax = magnitude > absmax ? magnitude : absmax;
     }
+    return absmax;
+  }
+
+  bool encode(const float* __restrict p, Range absmax, std::size_t,
+              const Block<std::byte>& block) const {
     const Scale scale = scale_of(absmax, kInt8Largest);
     store16(block.scale, scale.stored);
     if (absmax >= kInfinite) {

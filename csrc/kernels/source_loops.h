@@ -1,0 +1,37 @@
+#pragma once
+// What every codec's loops begin with: the numbers that a Source stands for. See reduce_loops.h
+// for why everything here has internal linkage.
+#include "kernels/codec_kernels.h"
+
+namespace quoit {
+namespace {
+
+void load_source(const Source& from, float* __restrict out) {
+  if (from.carried) {
+    for (std::size_t i = 0; i < from.count; ++i)
+      out[i] = from.in[i] * from.scale + from.carried[i] * from.unit;
+  } else {
+    for (std::size_t i = 0; i < from.count; ++i) out[i] = from.in[i] * from.scale;
+  }
+}
+
+// `count` elements from `begin` on.
+Source part_of(const Source& from, std::size_t begin, std::size_t count) {
+  Source part = from;
+  part.in += begin;
+  part.count = count;
+  if (part.carried) part.carried += begin;
+  if (part.residual) part.residual += begin;
+  return part;
+}
+
+// Of a float's bits: their order is the order of the magnitudes.
+constexpr std::uint32_t kMagnitude = 0x7fffffff;
+constexpr std::uint32_t kInfinity = 0x7f800000;
+
+void add_floats(const float* __restrict from, float* __restrict into, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) into[i] += from[i];
+}
+
+}  // namespace
+}  // namespace quoit
