@@ -56,6 +56,7 @@ using CodecPtr = std::shared_ptr<const Codec>;
 CodecPtr make_raw(const CodecKernels& kernels);
 CodecPtr make_sign(const CodecKernels& kernels);
 CodecPtr make_sign_vote(const CodecKernels& kernels);
+CodecPtr make_int8(const CodecKernels& kernels);
 
 // The codec of that name: "raw", "bf16", "bf16(stochastic)", "fp8", "int8", "int4",
 // "int4(hadamard)", "topk(ratio=R, bits=B)", "sign", "sign(vote)". Throws UsageError for any other.

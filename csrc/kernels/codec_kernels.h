@@ -25,6 +25,13 @@ struct Source {
   std::uint64_t key = 0;  // of random rounding; never the same for two tiles
 };
 
+// What a codec does with a tile, as documented at Codec (compress/codec.h).
+struct TileKernels {
+  void (*encode)(const Source& from, std::byte* out);
+  void (*decode)(const std::byte* in, float* out, std::size_t count);
+  void (*add)(const std::byte* in, float* sum, std::size_t count);
+};
+
 // ---- Signs (sign_format.h).
 
 struct SignVote {
@@ -59,6 +66,7 @@ struct CodecKernels {
   void (*from_f16)(const std::uint16_t* in, float* out, std::size_t count);
   void (*to_f16)(const float* in, std::uint16_t* out, std::size_t count);
   SignKernels sign;
+  TileKernels int8;
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError

@@ -1,6 +1,7 @@
 #pragma once
 // The loops of the codecs, written once and compiled once per instruction set: see reduce_loops.h
 // for why everything here has internal linkage. Include lanes_plain.h or lanes_avx2.h first.
+#include "kernels/int8_loops.h"
 #include "kernels/sign_loops.h"
 #include "kernels/source_loops.h"
 
@@ -15,6 +16,7 @@ constexpr CodecKernels kCodecKernels{
     .from_f16 = widen<float_from_f16>,
     .to_f16 = narrow<f16_from_float>,
     .sign = kSignKernels,
+    .int8 = kTileKernels<Int8Format>,
 };
 
 }  // namespace

@@ -1,0 +1,188 @@
+#pragma once
+// The loops that the codecs of blocks share. A Format has
+//   kLayout                          a BlockLayout
+//   Format(key)                      the key of random rounding
+//   static Range range_of(p)         what must be known of a block before it is encoded
+//   bool encode(p, range, at, block) const  writes one block; false where any of it is not finite
+//   static void decode(block, at, out)
+// where `at` is the block's index in the tile and `block` says where its parts lie. Internal
+// linkage: see reduce_loops.h.
+#include "kernels/quantize.h"
+#include "kernels/source_loops.h"
+
+namespace quoit {
+namespace {
+
+// At any address, of any type.
+struct __attribute__((packed, may_alias)) Unaligned16 {
+  std::uint16_t value;
+};
+
+inline void store16(std::byte* at, std::uint16_t value) {
+  reinterpret_cast<Unaligned16*>(at)->value = value;
+}
+inline std::uint16_t load16(const std::byte* at) {
+  return reinterpret_cast<const Unaligned16*>(at)->value;
+}
+
+template <class Format>
+inline constexpr std::size_t kCodeBytes = Format::kLayout.block * Format::kLayout.bits / 8;
+
+template <class Byte>
+struct Block {
+  Byte* scale;
+  Byte* zero;  // the zero point, of a format that has one
+  Byte* codes;
+
+  template <class Format>
+  [[nodiscard]] Block after(std::size_t blocks) const {
+    return {scale + 2 * blocks, zero + blocks, codes + kCodeBytes<Format> * blocks};
+  }
+};
+using Encoded = Block<const std::byte>;
+
+template <class Format, class Byte>
+Block<Byte> first_block(Byte* tile, std::size_t count) {
+  const std::size_t blocks = blocks_of(Format::kLayout, count);
+  return {tile, tile + 2 * blocks, tile + Format::kLayout.header * blocks};
+}
+
+// ---- Encoding, in groups: what the blocks of a group wait for (the largest of all, two divisions)
+// overlaps.
+
+template <std::size_t kBlock>
+void load_block(const Source& from, float* __restrict p) {
+  const float scale = from.scale, unit = from.unit;
+  const float *const in = from.in, *const carried = from.carried;
+  if (carried) {
+    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale + carried[i] * unit;
+  } else {
+    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale;
+  }
+}
+
+template <std::size_t kBlock>
+void keep_lost(const float* __restrict p, const float* __restrict decoded, float per_unit,
+               bool finite, float* __restrict residual) {
+  if (finite) {
+    for (std::size_t i = 0; i < kBlock; ++i) residual[i] = (p[i] - decoded[i]) * per_unit;
+  } else {
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      if (magnitude_of(decoded[i]) < kInfinite) residual[i] = (p[i] - decoded[i]) * per_unit;
+    }
+  }
+}
+
+// The first kBlocks blocks of `from`, which begin at `at` in the tile.
+template <class Format, std::size_t kBlocks>
+void encode_blocks(const Source& from, const Format& format, std::size_t at,
+                   const Block<std::byte>& first) {
+  constexpr std::size_t kBlock = Format::kLayout.block;
+  alignas(64) float p[kBlocks][kBlock];
+  typename Format::Range ranges[kBlocks];
+  for (std::size_t b = 0; b < kBlocks; ++b) {
+    load_block<kBlock>(part_of(from, b * kBlock, kBlock), p[b]);
+    ranges[b] = Format::range_of(p[b]);
+  }
+  for (std::size_t b = 0; b < kBlocks; ++b) {
+    const auto block = first.template after<Format>(b);
+    const bool finite = format.encode(p[b], ranges[b], at + b * kBlock, block);
+    if (from.residual) {
+      alignas(64) float decoded[kBlock];
+      Format::decode({block.scale, block.zero, block.codes}, at + b * kBlock, decoded);
+      keep_lost<kBlock>(p[b], decoded, from.per_unit, finite, from.residual + b * kBlock);
+    }
+  }
+}
+
+// Fewer than a block: padded with zeros, so that every loop is one over a whole block.
+template <class Format>
+void encode_rest(const Source& from, const Format& format, std::size_t at,
+                 const Block<std::byte>& block) {
+  const std::size_t n = from.count;
+  float in[Format::kLayout.block]{}, carried[Format::kLayout.block]{};
+  float residual[Format::kLayout.block]{};
+  std::byte codes[kCodeBytes<Format>];
+  Source padded = from;
+  __builtin_memcpy(in, from.in, n * sizeof(float));
+  padded.in = in;
+  if (from.carried) {
+    __builtin_memcpy(carried, from.carried, n * sizeof(float));
+    padded.carried = carried;
+  }
+  if (from.residual) {
+    __builtin_memcpy(residual, from.residual, n * sizeof(float));
+    padded.residual = residual;
+  }
+  encode_blocks<Format, 1>(padded, format, at, {block.scale, block.zero, codes});
+  __builtin_memcpy(block.codes, codes, (n * Format::kLayout.bits + 7) / 8);
+  if (from.residual) __builtin_memcpy(from.residual, residual, n * sizeof(float));
+}
+
+template <class Format>
+void encode_tile(const Source& from, std::byte* out) {
+  constexpr std::size_t kBlock = Format::kLayout.block, kGroup = 4;
+  const Format format(from.key);
+  const std::size_t count = from.count;
+  __builtin_memset(out + tile_bytes(Format::kLayout, count) - 4, 0, 4);  // what rounds it up
+  auto block = first_block<Format>(out, count);
+  std::size_t at = 0;
+  for (; at + kGroup * kBlock <= count; at += kGroup * kBlock) {
+    encode_blocks<Format, kGroup>(part_of(from, at, kGroup * kBlock), format, at, block);
+    block = block.template after<Format>(kGroup);
+  }
+  for (; at + kBlock <= count; at += kBlock) {
+    encode_blocks<Format, 1>(part_of(from, at, kBlock), format, at, block);
+    block = block.template after<Format>(1);
+  }
+  if (at < count) encode_rest(part_of(from, at, count - at), format, at, block);
+}
+
+// ---- Decoding.
+
+template <class Format>
+void decode_rest(const Encoded& block, std::size_t at, std::size_t n, float* decoded) {
+  std::byte codes[kCodeBytes<Format>]{};
+  __builtin_memcpy(codes, block.codes, (n * Format::kLayout.bits + 7) / 8);
+  Format::decode({block.scale, block.zero, codes}, at, decoded);
+}
+
+template <class Format>
+void decode_tile(const std::byte* in, float* out, std::size_t count) {
+  constexpr std::size_t kBlock = Format::kLayout.block;
+  auto block = first_block<Format>(in, count);
+  std::size_t at = 0;
+  for (; at + kBlock <= count; at += kBlock) {
+    Format::decode(block, at, out + at);
+    block = block.template after<Format>(1);
+  }
+  if (at < count) {
+    float decoded[kBlock];
+    decode_rest<Format>(block, at, count - at, decoded);
+    __builtin_memcpy(out + at, decoded, (count - at) * sizeof(float));
+  }
+}
+
+template <class Format>
+void add_tile(const std::byte* in, float* __restrict sum, std::size_t count) {
+  constexpr std::size_t kBlock = Format::kLayout.block;
+  alignas(64) float decoded[kBlock];
+  auto block = first_block<Format>(in, count);
+  std::size_t at = 0;
+  for (; at + kBlock <= count; at += kBlock) {
+    Format::decode(block, at, decoded);
+    for (std::size_t i = 0; i < kBlock; ++i) sum[at + i] += decoded[i];
+    block = block.template after<Format>(1);
+  }
+  if (at < count) {
+    decode_rest<Format>(block, at, count - at, decoded);
+    for (std::size_t i = 0; at + i < count; ++i) sum[at + i] += decoded[i];
+  }
+}
+
+template <class Format>
+constexpr TileKernels kTileKernels{
+    .encode = encode_tile<Format>, .decode = decode_tile<Format>, .add = add_tile<Format>};
+
+}  // namespace
+}  // namespace quoit
