@@ -29,6 +29,11 @@ void Codec::sum(const Contributions& from, float* out) const {
 CodecPtr codec_named(std::string_view name, Isa isa) {
   const CodecKernels& kernels = codec_kernels(isa);
   if (name == "raw") return make_raw(kernels);
+  if (name == "bf16") return make_bf16(kernels);
+  if (name == "bf16(stochastic)") return make_bf16_stochastic(kernels);
+  if (name == "fp8") return make_fp8(kernels);
+  if (name == "int4") return make_int4(kernels);
+  if (name == "int4(hadamard)") return make_int4_hadamard(kernels);
   if (name == "int8") return make_int8(kernels);
   throw UsageError(text("codec '", name,
                         "' is not known: choose raw, bf16, bf16(stochastic), fp8, int8, int4, "

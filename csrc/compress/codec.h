@@ -52,6 +52,11 @@ using CodecPtr = std::shared_ptr<const Codec>;
 
 // One of each file of this folder.
 CodecPtr make_raw(const CodecKernels& kernels);
+CodecPtr make_bf16(const CodecKernels& kernels);
+CodecPtr make_bf16_stochastic(const CodecKernels& kernels);
+CodecPtr make_fp8(const CodecKernels& kernels);
+CodecPtr make_int4(const CodecKernels& kernels);
+CodecPtr make_int4_hadamard(const CodecKernels& kernels);
 CodecPtr make_int8(const CodecKernels& kernels);
 
 // The codec of that name: "raw", "bf16", "bf16(stochastic)", "fp8", "int8", "int4",

@@ -39,7 +39,12 @@ struct CodecKernels {
   void (*load)(const Source& from, float* out);
   // into[i] += from[i]
   void (*add)(const float* from, float* into, std::size_t count);
+  TileKernels bf16;
+  TileKernels bf16_stochastic;
+  TileKernels fp8;
   TileKernels int8;
+  TileKernels int4;
+  TileKernels int4_hadamard;
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError
