@@ -31,10 +31,15 @@ CodecPtr codec_named(std::string_view name, Isa isa) {
   if (name == "raw") return make_raw(kernels);
   if (name == "sign") return make_sign(kernels);
   if (name == "sign(vote)") return make_sign_vote(kernels);
+  if (name == "bf16") return make_bf16(kernels);
+  if (name == "bf16(stochastic)") return make_bf16_stochastic(kernels);
+  if (name == "fp8") return make_fp8(kernels);
+  if (name == "int4") return make_int4(kernels);
+  if (name == "int4(hadamard)") return make_int4_hadamard(kernels);
   if (name == "int8") return make_int8(kernels);
   throw UsageError(text("codec '", name,
                         "' is not known: choose raw, bf16, bf16(stochastic), fp8, int8, int4, "
-                        "int4(hadamard), topk(ratio=R, bits=B), sign or sign(vote)"));
+                        "int4(hadamard), sign or sign(vote)"));
 }
 
 }  // namespace quoit

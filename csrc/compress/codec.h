@@ -24,7 +24,7 @@ class Codec {
   Codec(const Codec&) = delete;
   Codec& operator=(const Codec&) = delete;
 
-  // "int8", "topk(ratio=0.01, bits=8)": codecs of equal names read each other's bytes.
+  // "int8", "int4(hadamard)": codecs of equal names read each other's bytes.
   [[nodiscard]] virtual std::string name() const = 0;
 
   // How many bytes a tile of `count` elements takes: a multiple of 4, so that tiles which follow
@@ -56,10 +56,15 @@ using CodecPtr = std::shared_ptr<const Codec>;
 CodecPtr make_raw(const CodecKernels& kernels);
 CodecPtr make_sign(const CodecKernels& kernels);
 CodecPtr make_sign_vote(const CodecKernels& kernels);
+CodecPtr make_bf16(const CodecKernels& kernels);
+CodecPtr make_bf16_stochastic(const CodecKernels& kernels);
+CodecPtr make_fp8(const CodecKernels& kernels);
+CodecPtr make_int4(const CodecKernels& kernels);
+CodecPtr make_int4_hadamard(const CodecKernels& kernels);
 CodecPtr make_int8(const CodecKernels& kernels);
 
 // The codec of that name: "raw", "bf16", "bf16(stochastic)", "fp8", "int8", "int4",
-// "int4(hadamard)", "topk(ratio=R, bits=B)", "sign", "sign(vote)". Throws UsageError for any other.
+// "int4(hadamard)", "sign", "sign(vote)". Throws UsageError for any other.
 CodecPtr codec_named(std::string_view name, Isa isa = isa_in_use());
 
 }  // namespace quoit

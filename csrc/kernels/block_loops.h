@@ -1,9 +1,10 @@
 #pragma once
 // The loops that the codecs of blocks share. A Format has
-//   kLayout                          a BlockLayout
-//   Format(key)                      the key of random rounding
-//   static Range range_of(p)         what must be known of a block before it is encoded
-//   bool encode(p, range, at, block) const  writes one block; false where any of it is not finite
+//   kLayout                                 a BlockLayout
+//   Format(key)                             the key of random rounding
+//   static Range range_of(p)                what must be known of a block before it is encoded
+//   void encode(p, range, at, block) const
+//   static bool is_finite(p, range)         whether all of the block will be when it is decoded
 //   static void decode(block, at, out)
 // where `at` is the block's index in the tile and `block` says where its parts lie. Internal
 // linkage: see reduce_loops.h.
@@ -23,6 +24,17 @@ inline void store16(std::byte* at, std::uint16_t value) {
 }
 inline std::uint16_t load16(const std::byte* at) {
   return reinterpret_cast<const Unaligned16*>(at)->value;
+}
+
+// As bits: that of a NaN where there is one.
+template <std::size_t kCount>
+std::int32_t largest_magnitude(const float* x) {
+  std::int32_t largest = 0;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const std::int32_t magnitude = magnitude_of(x[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest;
 }
 
 template <class Format>
@@ -84,14 +96,15 @@ void encode_blocks(const Source& from, const Format& format, std::size_t at,
     load_block<kBlock>(part_of(from, b * kBlock, kBlock), p[b]);
     ranges[b] = Format::range_of(p[b]);
   }
+  for (std::size_t b = 0; b < kBlocks; ++b)
+    format.encode(p[b], ranges[b], at + b * kBlock, first.template after<Format>(b));
+  if (from.residual == nullptr) return;
   for (std::size_t b = 0; b < kBlocks; ++b) {
     const auto block = first.template after<Format>(b);
-    const bool finite = format.encode(p[b], ranges[b], at + b * kBlock, block);
-    if (from.residual) {
-      alignas(64) float decoded[kBlock];
-      Format::decode({block.scale, block.zero, block.codes}, at + b * kBlock, decoded);
-      keep_lost<kBlock>(p[b], decoded, from.per_unit, finite, from.residual + b * kBlock);
-    }
+    alignas(64) float decoded[kBlock];
+    Format::decode({block.scale, block.zero, block.codes}, at + b * kBlock, decoded);
+    keep_lost<kBlock>(p[b], decoded, from.per_unit, Format::is_finite(p[b], ranges[b]),
+                      from.residual + b * kBlock);
   }
 }
 
@@ -115,7 +128,7 @@ void encode_rest(const Source& from, const Format& format, std::size_t at,
     padded.residual = residual;
   }
   encode_blocks<Format, 1>(padded, format, at, {block.scale, block.zero, codes});
-  __builtin_memcpy(block.codes, codes, (n * Format::kLayout.bits + 7) / 8);
+  __builtin_memcpy(block.codes, codes, code_bytes(Format::kLayout, n));
   if (from.residual) __builtin_memcpy(from.residual, residual, n * sizeof(float));
 }
 
@@ -143,7 +156,7 @@ void encode_tile(const Source& from, std::byte* out) {
 template <class Format>
 void decode_rest(const Encoded& block, std::size_t at, std::size_t n, float* decoded) {
   std::byte codes[kCodeBytes<Format>]{};
-  __builtin_memcpy(codes, block.codes, (n * Format::kLayout.bits + 7) / 8);
+  __builtin_memcpy(codes, block.codes, code_bytes(Format::kLayout, n));
   Format::decode({block.scale, block.zero, codes}, at, decoded);
 }
 

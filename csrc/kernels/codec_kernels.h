@@ -65,8 +65,13 @@ struct CodecKernels {
   void (*to_bf16)(const float* in, std::uint16_t* out, std::size_t count);
   void (*from_f16)(const std::uint16_t* in, float* out, std::size_t count);
   void (*to_f16)(const float* in, std::uint16_t* out, std::size_t count);
-  SignKernels sign;
+  TileKernels bf16;
+  TileKernels bf16_stochastic;
+  TileKernels fp8;
   TileKernels int8;
+  TileKernels int4;
+  TileKernels int4_hadamard;
+  SignKernels sign;
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError

@@ -8,33 +8,25 @@ namespace {
 struct Int8Format {
   static constexpr BlockLayout kLayout = kInt8Layout;
   static constexpr std::size_t kBlock = kLayout.block;
+  using Range = std::int32_t;
 
   explicit Int8Format(std::uint64_t) {}
 
-  using Range = std::int32_t;  // the largest magnitude, as bits
+  static Range range_of(const float* p) { return largest_magnitude<kBlock>(p); }
 
-  static Range range_of(const float* p) {
-    std::int32_t absmax = 0;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      const std::int32_t magnitude = magnitude_of(p[i]);
-      absmax = magnitude > absmax ? magnitude : absmax;
-    }
-    return absmax;
-  }
+  static bool is_finite(const float*, Range absmax) { return absmax < kInfinite; }
 
-  bool encode(const float* __restrict p, Range absmax, std::size_t,
+  void encode(const float* __restrict p, Range absmax, std::size_t,
               const Block<std::byte>& block) const {
     const Scale scale = scale_of(absmax, kInt8Largest);
     store16(block.scale, scale.stored);
     if (absmax >= kInfinite) {
       __builtin_memset(block.codes, 0, kBlock);
-      return false;
+      return;
     }
     auto* const __restrict codes = reinterpret_cast<std::int8_t*>(block.codes);
-    for (std::size_t i = 0; i < kBlock; ++i) {
+    for (std::size_t i = 0; i < kBlock; ++i)
       codes[i] = static_cast<std::int8_t>(rounded(p[i] * scale.inverse));
-    }
-    return true;
   }
 
   static void decode(const Encoded& block, std::size_t, float* __restrict out) {

@@ -13,4 +13,11 @@ QUOIT_HOST_DEVICE static constexpr std::uint64_t mix_64(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// 32 bits, in arithmetic that vectorises: the finaliser of MurmurHash3.
+QUOIT_HOST_DEVICE static constexpr std::uint32_t mix_32(std::uint32_t x) {
+  x = (x ^ (x >> 16)) * 0x85ebca6b;
+  x = (x ^ (x >> 13)) * 0xc2b2ae35;
+  return x ^ (x >> 16);
+}
+
 }  // namespace quoit

@@ -12,7 +12,8 @@ using namespace quoit::test;
 
 namespace {
 
-const std::vector<std::string> kCodecs{"raw"};
+const std::vector<std::string> kCodecs{"raw",  "bf16", "bf16(stochastic)", "fp8",
+                                       "int8", "int4", "int4(hadamard)",   "sign"};
 
 struct World {
   int ranks;

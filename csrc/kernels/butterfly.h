@@ -1,0 +1,34 @@
+#pragma once
+// The fast Walsh-Hadamard transform of a block, not normalised: applied twice, it multiplies by the
+// size of the block.
+#include <cstddef>
+
+namespace quoit {
+namespace {
+
+inline constexpr std::size_t kButterflies = 128;
+
+// x[i], x[i + kStride] -> their sum, their difference.
+template <std::size_t kStride>
+void butterfly(float* __restrict x) {
+  for (std::size_t i = 0; i < kButterflies; i += 2 * kStride) {
+    for (std::size_t j = i; j < i + kStride; ++j) {
+      const float a = x[j], b = x[j + kStride];
+      x[j] = a + b;
+      x[j + kStride] = a - b;
+    }
+  }
+}
+
+void butterflies(float* __restrict x) {
+  butterfly<1>(x);
+  butterfly<2>(x);
+  butterfly<4>(x);
+  butterfly<8>(x);
+  butterfly<16>(x);
+  butterfly<32>(x);
+  butterfly<64>(x);
+}
+
+}  // namespace
+}  // namespace quoit

@@ -1,0 +1,123 @@
+#pragma once
+// int4, two codes in a byte, the first in its low half.
+#include "kernels/block_loops.h"
+#include "kernels/butterfly.h"
+
+namespace quoit {
+namespace {
+
+// kCount codes of which each has a byte.
+template <std::size_t kCount>
+void pack_nibbles(const std::uint8_t* __restrict codes, std::byte* __restrict out) {
+  const auto* const pairs = reinterpret_cast<const Unaligned16*>(codes);
+  auto* const bytes = reinterpret_cast<std::uint8_t*>(out);
+  for (std::size_t i = 0; i < kCount / 2; ++i) {
+    const std::uint16_t pair = pairs[i].value;
+    bytes[i] = static_cast<std::uint8_t>(pair | pair >> 4);
+  }
+}
+
+template <std::size_t kCount>
+void unpack_nibbles(const std::byte* __restrict in, std::uint8_t* __restrict codes) {
+  const auto* const bytes = reinterpret_cast<const std::uint8_t*>(in);
+  auto* const pairs = reinterpret_cast<Unaligned16*>(codes);
+  for (std::size_t i = 0; i < kCount / 2; ++i) {
+    const std::uint16_t pair = bytes[i];
+    pairs[i].value = static_cast<std::uint16_t>((pair | pair << 4) & 0x0f0f);
+  }
+}
+
+// code = p / scale + zero, from 0 to 15: the range of 64 numbers, widened to hold 0, which the code
+// `zero` stands for exactly.
+struct Int4Format {
+  static constexpr BlockLayout kLayout = kInt4Layout;
+  static constexpr std::size_t kBlock = kLayout.block;
+  using Range = Extent;
+
+  explicit Int4Format(std::uint64_t) {}
+
+  static Range range_of(const float* p) {
+    Extent extent{0, 0};
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      const std::int32_t above = above_zero(p[i]), below = below_zero(p[i]);
+      extent.above = above > extent.above ? above : extent.above;
+      extent.below = below > extent.below ? below : extent.below;
+    }
+    return extent;
+  }
+
+  static bool is_finite(const float*, Range extent) {
+    return extent.above < kInfinite && extent.below < kInfinite;
+  }
+
+  void encode(const float* __restrict p, Range extent, std::size_t,
+              const Block<std::byte>& block) const {
+    const Grid grid = grid_of(extent);
+    store16(block.scale, grid.scale.stored);
+    *block.zero = static_cast<std::byte>(grid.zero);
+    alignas(64) std::uint8_t codes[kBlock];
+    for (std::size_t i = 0; i < kBlock; ++i)
+      codes[i] = static_cast<std::uint8_t>(code_on(grid, p[i]));
+    pack_nibbles<kBlock>(codes, block.codes);
+  }
+
+  static void decode(const Encoded& block, std::size_t, float* __restrict out) {
+    const float scale = float_from_bf16(load16(block.scale));
+    const auto zero = static_cast<std::int32_t>(*block.zero);
+    alignas(64) std::uint8_t codes[kBlock];
+    unpack_nibbles<kBlock>(block.codes, codes);
+    for (std::size_t i = 0; i < kBlock; ++i)
+      out[i] = static_cast<float>(std::int32_t{codes[i]} - zero) * scale;
+  }
+};
+
+// The same after a random rotation, which spreads what is large over all of 128 numbers.
+struct Int4HadamardFormat {
+  static constexpr BlockLayout kLayout = kInt4HadamardLayout;
+  static constexpr std::size_t kBlock = kLayout.block;
+  using Range = std::int32_t;
+
+  explicit Int4HadamardFormat(std::uint64_t) {}
+
+  static Range range_of(const float* p) { return largest_magnitude<kBlock>(p); }
+
+  static bool is_finite(const float*, Range absmax) { return absmax < kHadamardInfinite; }
+
+  void encode(const float* __restrict p, Range absmax, std::size_t at,
+              const Block<std::byte>& block) const {
+    if (absmax >= kHadamardInfinite) {
+      store16(block.scale, kBFloat16NaN);
+      __builtin_memset(block.codes, 0, kCodeBytes<Int4HadamardFormat>);
+      return;
+    }
+    alignas(64) float rotated[kBlock];
+    for (std::size_t i = 0; i < kBlock; ++i)
+      rotated[i] = with_random_sign(p[i] * (1.0F / kBlock), static_cast<std::uint32_t>(at + i));
+    butterflies(rotated);
+    const Scale scale = scale_of(largest_magnitude<kBlock>(rotated), kInt4Largest);
+    store16(block.scale, scale.stored);
+    alignas(64) std::uint8_t codes[kBlock];
+    for (std::size_t i = 0; i < kBlock; ++i)
+      codes[i] = static_cast<std::uint8_t>(rounded(rotated[i] * scale.inverse) + kInt4Zero);
+    pack_nibbles<kBlock>(codes, block.codes);
+  }
+
+  static void decode(const Encoded& block, std::size_t at, float* __restrict out) {
+    const float scale = float_from_bf16(load16(block.scale));
+    if (!(scale > 0)) {
+      for (std::size_t i = 0; i < kBlock; ++i) out[i] = scale;
+      return;
+    }
+    alignas(64) std::uint8_t codes[kBlock];
+    alignas(64) float rotated[kBlock];
+    unpack_nibbles<kBlock>(block.codes, codes);
+    for (std::size_t i = 0; i < kBlock; ++i)
+      rotated[i] = static_cast<float>(std::int32_t{codes[i]} - kInt4Zero) * scale;
+    butterflies(rotated);
+    for (std::size_t i = 0; i < kBlock; ++i)
+      out[i] = with_random_sign(rotated[i], static_cast<std::uint32_t>(at + i));
+  }
+};
+
+}  // namespace
+}  // namespace quoit
