@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "collective/one_round.h"
 #include "core/copy.h"
 
 namespace quoit {
@@ -137,19 +138,6 @@ Task run_rounds(Board& board, const Call& call, std::size_t rounds, Write write,
   }
 }
 
-// One round: everybody reads everything.
-Task all_reduce_one_round(Board& board, Call call, View in, View out, ReduceStep step) {
-  const std::size_t bytes = in.bytes();
-  const Board::Round round = board.next();
-  copy_bytes(in.data, board.payload(board.rank(), round, bytes), bytes);
-  board.publish(call);
-  Published everyone(board, round);
-  co_await everyone;
-  std::vector<const std::byte*> inputs;
-  for (int r = 0; r < board.size(); ++r) inputs.push_back(board.payload(r, round, bytes));
-  reduce(in.dtype, step, inputs, out.data, nullptr, out.count);
-}
-
 // Two rounds for every span of the buffer: publish the pieces that others own; reduce the own piece
 // out of all slots, straight into `out` and into the own slot; copy the others' results. The pieces
 // of the next span are published before this one is reduced.
@@ -160,7 +148,7 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
   const std::size_t span = Board::kSlot / item;
   const std::size_t rounds = rounds_for(in.count, span);
   const bool receives = receiver < 0 || receiver == me;
-  std::vector<const std::byte*> inputs(n);
+  const std::span inputs = board.inputs();
   // A rank whose buffer others can read neither stages its pieces nor publishes its result.
   const bool in_place = receiver < 0 && in.data == out.data;
   Sources sources(board, in.data, in_place ? in.bytes() : 0);
@@ -225,22 +213,11 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
   co_await sources.finish(call);
 }
 
-}  // namespace
-
-Task direct_all_reduce(Board& board, Call call, View in, View out, ReduceStep step) {
-  if (in.bytes() <= kOneRound) return all_reduce_one_round(board, call, in, out, step);
-  return all_reduce_rounds(board, call, in, out, step, /*receiver=*/-1);
-}
-
-Task direct_reduce(Board& board, Call call, View in, View out, ReduceStep step, int root) {
-  return all_reduce_rounds(board, call, in, out, step, root);
-}
-
-Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View out,
+Task reduce_scatter_rounds(Board& board, Call call, std::vector<View> in, View out,
                            ReduceStep step) {
   const int me = board.rank();
   const Blocks blocks(board, out.dtype);
-  std::vector<const std::byte*> inputs(in.size());
+  const std::span inputs = board.inputs();
   // Blocks that follow one another in memory are one source; mine begins at `before` in each.
   std::size_t total = 0;
   std::size_t before = 0;
@@ -270,7 +247,7 @@ Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View o
   co_await sources.finish(call);
 }
 
-Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs) {
+Task all_gather_rounds(Board& board, Call call, View in, std::vector<View> outs) {
   const int me = board.rank();
   const std::size_t span = Board::kSlot / size_of(in.dtype);
   Sources sources(board, in.data, in.bytes());
@@ -292,7 +269,7 @@ Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs)
   co_await sources.finish(call);
 }
 
-Task direct_all_to_all(Board& board, Call call, std::vector<View> ins, std::vector<View> outs) {
+Task all_to_all_rounds(Board& board, Call call, std::vector<View> ins, std::vector<View> outs) {
   const int me = board.rank();
   const Blocks blocks(board, ins[0].dtype);
   const auto write = [&](std::size_t k, Board::Round round) { blocks.put(ins, k, round); };
@@ -307,7 +284,7 @@ Task direct_all_to_all(Board& board, Call call, std::vector<View> ins, std::vect
   co_await run_rounds(board, call, rounds_for(longest(ins), blocks.span), write, read);
 }
 
-Task direct_broadcast(Board& board, Call call, View data, int root) {
+Task broadcast_rounds(Board& board, Call call, View data, int root) {
   const bool sends = board.rank() == root;
   const std::size_t span = Board::kSlot / size_of(data.dtype);
   const auto write = [&](std::size_t k, Board::Round round) {
@@ -317,6 +294,41 @@ Task direct_broadcast(Board& board, Call call, View data, int root) {
     if (!sends) take_window(board, round, root, data, k, span);
   };
   co_await run_rounds(board, call, rounds_for(data.count, span), write, read);
+}
+
+}  // namespace
+
+Task direct_all_reduce(Board& board, Call call, View in, View out, ReduceStep step) {
+  if (in.bytes() <= kOneRound) return one_round_all_reduce(board, call, in, out, step);
+  return all_reduce_rounds(board, call, in, out, step, /*receiver=*/-1);
+}
+
+Task direct_reduce(Board& board, Call call, View in, View out, ReduceStep step, int root) {
+  return all_reduce_rounds(board, call, in, out, step, root);
+}
+
+Task direct_reduce_scatter(Board& board, Call call, std::vector<View> in, View out,
+                           ReduceStep step) {
+  if (fits_one_round(bytes_of(in)))
+    return one_round_reduce_scatter(board, call, std::move(in), out, step);
+  return reduce_scatter_rounds(board, call, std::move(in), out, step);
+}
+
+Task direct_all_gather(Board& board, Call call, View in, std::vector<View> outs) {
+  if (fits_one_round(longest(outs) * size_of(in.dtype)))
+    return one_round_all_gather(board, call, in, std::move(outs));
+  return all_gather_rounds(board, call, in, std::move(outs));
+}
+
+Task direct_all_to_all(Board& board, Call call, std::vector<View> ins, std::vector<View> outs) {
+  if (fits_one_round(bytes_of(ins)))
+    return one_round_all_to_all(board, call, std::move(ins), std::move(outs));
+  return all_to_all_rounds(board, call, std::move(ins), std::move(outs));
+}
+
+Task direct_broadcast(Board& board, Call call, View data, int root) {
+  if (fits_one_round(data.bytes())) return one_round_broadcast(board, call, data, root);
+  return broadcast_rounds(board, call, data, root);
 }
 
 Task direct_gather(Board& board, Call call, View in, std::vector<View> outs, int root) {
@@ -349,8 +361,8 @@ Task direct_scatter(Board& board, Call call, std::vector<View> ins, View out, in
 }
 
 Task direct_barrier(Board& board, Call call) {
-  const auto nothing = [](std::size_t, Board::Round) {};
-  co_await run_rounds(board, call, 1, nothing, nothing);
+  Published everyone(board, board.publish(call));
+  co_await everyone;
 }
 
 }  // namespace quoit

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "core/error.h"
 
@@ -70,6 +71,12 @@ struct View {
   [[nodiscard]] Bytes raw() const { return {data, bytes()}; }
   [[nodiscard]] View at(Slice s) const { return {data + s.begin * size_of(dtype), s.count, dtype}; }
 };
+
+inline std::size_t bytes_of(const std::vector<View>& views) {
+  std::size_t bytes = 0;
+  for (const View& view : views) bytes += view.bytes();
+  return bytes;
+}
 
 inline std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 

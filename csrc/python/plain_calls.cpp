@@ -1,4 +1,4 @@
-// The calls that cost least: one array or two of NumPy, or none, and the caller waits. pybind11's
+// The calls that cost least: arrays of NumPy, alone or in a list, and the caller waits. pybind11's
 // own way of taking arguments apart takes longer than an all_reduce between two cores.
 #include <pybind11/numpy.h>
 
@@ -48,6 +48,28 @@ std::optional<View> plain_view(PyObject* object, bool writable) {
               static_cast<std::size_t>(array.size()), *type};
 }
 
+// Arrays by rank. The tuple keeps them, whatever becomes of the list that they came in.
+struct PlainViews {
+  py::tuple arrays;
+  std::vector<View> views;
+};
+
+std::optional<PlainViews> plain_views(PyObject* object, bool writable) {
+  if (!PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return std::nullopt;
+  PlainViews found{py::reinterpret_steal<py::tuple>(PySequence_Tuple(object)), {}};
+  if (!found.arrays) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  found.views.reserve(found.arrays.size());
+  for (const py::handle array : found.arrays) {
+    const auto view = plain_view(array.ptr(), writable);
+    if (!view) return std::nullopt;
+    found.views.push_back(*view);
+  }
+  return found;
+}
+
 std::optional<long> plain_integer(PyObject* object) {
   if (!PyLong_CheckExact(object)) return std::nullopt;
   int too_large = 0;
@@ -75,7 +97,7 @@ std::optional<Reduction> plain_reduction(PyObject* op, PyObject* factor) {
   return Reduction{*known, PyFloat_AS_DOUBLE(factor)};
 }
 
-// Holds arrays while the operation may touch their memory.
+// Holds arrays, or tuples of them, while the operation may touch their memory.
 std::shared_ptr<void> hold(PyObject* first, PyObject* second) {
   using Arrays = std::array<py::object, 2>;
   return std::shared_ptr<Arrays>(new Arrays{py::reinterpret_borrow<py::object>(first),
@@ -86,7 +108,7 @@ std::shared_ptr<void> hold(PyObject* first, PyObject* second) {
                                  });
 }
 
-// Makes the call and waits for it; `first` and `second` are the arrays that it works on.
+// Makes the call and waits for it; `first` and `second` are, or hold, the arrays it works on.
 template <class Start>
 PyObject* run(PyObject* self, PyObject* first, PyObject* second, Seconds timeout, Start start) {
   try {
@@ -134,6 +156,44 @@ PyObject* broadcast(PyObject* self, Arguments given, Py_ssize_t) {
   return run(self, given[0], given[0], *timeout, [&](Communicator& c, const CallOptions& o) {
     return c.broadcast(*data, static_cast<int>(*root), o);
   });
+}
+
+// (blocks, out, op, factor, timeout)
+PyObject* reduce_scatter(PyObject* self, Arguments given, Py_ssize_t) {
+  auto in = plain_views(given[0], false);
+  const auto out = plain_view(given[1], true);
+  const auto reduction = plain_reduction(given[2], given[3]);
+  const auto timeout = plain_timeout(given[4]);
+  if (!in || !out || !reduction || !timeout) Py_RETURN_FALSE;
+  return run(self, in->arrays.ptr(), given[1], *timeout,
+             [&](Communicator& c, const CallOptions& o) {
+               return c.reduce_scatter(std::move(in->views), *out, *reduction, o);
+             });
+}
+
+// (array, outs, timeout)
+PyObject* all_gather(PyObject* self, Arguments given, Py_ssize_t) {
+  const auto in = plain_view(given[0], false);
+  auto outs = plain_views(given[1], true);
+  const auto timeout = plain_timeout(given[2]);
+  if (!in || !outs || !timeout) Py_RETURN_FALSE;
+  return run(self, given[0], outs->arrays.ptr(), *timeout,
+             [&](Communicator& c, const CallOptions& o) {
+               return c.all_gather(*in, std::move(outs->views), o);
+             });
+}
+
+// (ins, outs, uneven, timeout)
+PyObject* all_to_all(PyObject* self, Arguments given, Py_ssize_t) {
+  auto ins = plain_views(given[0], false);
+  auto outs = plain_views(given[1], true);
+  const auto timeout = plain_timeout(given[3]);
+  if (!ins || !outs || !PyBool_Check(given[2]) || !timeout) Py_RETURN_FALSE;
+  return run(self, ins->arrays.ptr(), outs->arrays.ptr(), *timeout,
+             [&](Communicator& c, const CallOptions& o) {
+               return c.all_to_all(std::move(ins->views), std::move(outs->views),
+                                   given[2] == Py_True, o);
+             });
 }
 
 // (timeout)
@@ -189,6 +249,9 @@ void bind_plain_calls(py::class_<PyCommunicator>& communicator) {
   static std::array methods{
       named<5, all_reduce>("plain_all_reduce"),
       named<3, broadcast>("plain_broadcast"),
+      named<5, reduce_scatter>("plain_reduce_scatter"),
+      named<3, all_gather>("plain_all_gather"),
+      named<4, all_to_all>("plain_all_to_all"),
       named<1, barrier>("plain_barrier"),
       named<4, send>("plain_send"),
       named<4, recv>("plain_recv"),

@@ -140,21 +140,34 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& out
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       Operands operands;
       const View in = operands.input(inputs[i], "all_gather: input");
-      const std::vector<View> outs = operands.outputs(outputs[i], "all_gather: output");
-      parts.push_back(start(
-          operands, opts.timeout, opts.asyncOp,
-          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
+      std::vector<View> outs = operands.outputs(outputs[i], "all_gather: output");
+      parts.push_back(
+          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+            return c.all_gather(in, std::move(outs), std::move(o));
+          }));
       flat.insert(flat.end(), outputs[i].begin(), outputs[i].end());
     }
     return hand_out(std::move(parts), OpType::ALLGATHER, std::move(flat), inputs);
   });
 }
 
+Communicator::Handle ProcessGroupQuoit::gather_into(const at::Tensor& output,
+                                                    const at::Tensor& input,
+                                                    const c10d::AllgatherOptions& opts) {
+  Operands operands;
+  const View in = operands.input(input, "all_gather_into_tensor: input");
+  auto outs = operands.output_parts(output, static_cast<std::size_t>(size_),
+                                    "all_gather_into_tensor: output");
+  return start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+    return c.all_gather(in, std::move(outs), std::move(o));
+  });
+}
+
 ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                              const c10d::AllgatherOptions& opts) {
-  Tensors outputs{output};
-  Tensors inputs{input};
-  return allgather_into_tensor_coalesced(outputs, inputs, opts);
+  return translated([&] {
+    return hand_out(gather_into(output, input, opts), OpType::_ALLGATHER_BASE, output, input);
+  });
 }
 
 // The other way round: outputs[r] is the list of what rank r puts in.
@@ -182,15 +195,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
                 inputs.size(), " inputs and ", outputs.size(),
                 " outputs: give one output for each input");
     std::vector<Communicator::Handle> parts;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      Operands operands;
-      const View in = operands.input(inputs[i], "all_gather_into_tensor: input");
-      const auto outs = operands.output_parts(outputs[i], static_cast<std::size_t>(size_),
-                                              "all_gather_into_tensor: output");
-      parts.push_back(start(
-          operands, opts.timeout, opts.asyncOp,
-          [&](Communicator& c, CallOptions o) { return c.all_gather(in, outs, std::move(o)); }));
-    }
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      parts.push_back(gather_into(outputs[i], inputs[i], opts));
     return hand_out(std::move(parts), OpType::_ALLGATHER_BASE, outputs, inputs);
   });
 }
@@ -210,7 +216,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& output
       outs = operands.outputs(results, "gather: output");
     }
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.gather(in, outs, root, std::move(o));
+      return c.gather(in, std::move(outs), root, std::move(o));
     });
     return hand_out(std::move(work), OpType::GATHER, std::move(results), inputs);
   });
@@ -228,7 +234,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
       ins = operands.inputs(inputs.front(), "scatter: input");
     }
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.scatter(ins, out, root, std::move(o));
+      return c.scatter(std::move(ins), out, root, std::move(o));
     });
     return hand_out(std::move(work), OpType::SCATTER, outputs, first_of(inputs));
   });
@@ -242,20 +248,34 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
     Operands operands;
     const View out =
         operands.output(only(outputs, "reduce_scatter: output"), "reduce_scatter: output");
-    const std::vector<View> ins = operands.inputs(inputs.front(), "reduce_scatter: input");
+    std::vector<View> ins = operands.inputs(inputs.front(), "reduce_scatter: input");
     const Reduction reduction = reduction_of(opts.reduceOp, outputs.front());
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.reduce_scatter(ins, out, reduction, std::move(o));
+      return c.reduce_scatter(std::move(ins), out, reduction, std::move(o));
     });
     return hand_out(std::move(work), OpType::REDUCE_SCATTER, outputs, first_of(inputs));
   });
 }
 
+Communicator::Handle ProcessGroupQuoit::reduce_out_of(const at::Tensor& input,
+                                                      const at::Tensor& output,
+                                                      const c10d::ReduceScatterOptions& opts) {
+  Operands operands;
+  const Reduction reduction = reduction_of(opts.reduceOp, input);
+  const View out = operands.output(output, "reduce_scatter_tensor: output");
+  auto ins =
+      operands.input_parts(input, static_cast<std::size_t>(size_), "reduce_scatter_tensor: input");
+  return start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
+    return c.reduce_scatter(std::move(ins), out, reduction, std::move(o));
+  });
+}
+
 ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
     at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
-  Tensors outputs{output};
-  Tensors inputs{input};
-  return reduce_scatter_tensor_coalesced(outputs, inputs, opts);
+  return translated([&] {
+    return hand_out(reduce_out_of(input, output, opts), OpType::_REDUCE_SCATTER_BASE, output,
+                    input);
+  });
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
@@ -265,17 +285,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
                 inputs.size(), " inputs and ", outputs.size(),
                 " outputs: give one output for each input");
     std::vector<Communicator::Handle> parts;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      Operands operands;
-      const Reduction reduction = reduction_of(opts.reduceOp, inputs[i]);
-      const View out = operands.output(outputs[i], "reduce_scatter_tensor: output");
-      const auto ins = operands.input_parts(inputs[i], static_cast<std::size_t>(size_),
-                                            "reduce_scatter_tensor: input");
-      parts.push_back(
-          start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-            return c.reduce_scatter(ins, out, reduction, std::move(o));
-          }));
-    }
+    for (std::size_t i = 0; i < inputs.size(); ++i)
+      parts.push_back(reduce_out_of(inputs[i], outputs[i], opts));
     return hand_out(std::move(parts), OpType::_REDUCE_SCATTER_BASE, outputs, inputs);
   });
 }
@@ -287,13 +298,13 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall_base(at::Tensor& output, a
   return translated([&] {
     Operands operands;
     const auto n = static_cast<std::size_t>(size_);
-    const auto ins = operands.input_splits(input, input_splits, n, "all_to_all_single: input");
-    const auto outs = operands.output_splits(output, output_splits, n, "all_to_all_single: output");
+    auto ins = operands.input_splits(input, input_splits, n, "all_to_all_single: input");
+    auto outs = operands.output_splits(output, output_splits, n, "all_to_all_single: output");
     const bool uneven = !input_splits.empty() || !output_splits.empty();
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.all_to_all(ins, outs, uneven, std::move(o));
+      return c.all_to_all(std::move(ins), std::move(outs), uneven, std::move(o));
     });
-    return hand_out(std::move(work), OpType::ALLTOALL_BASE, {output}, {input});
+    return hand_out(std::move(work), OpType::ALLTOALL_BASE, output, input);
   });
 }
 
@@ -301,10 +312,10 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors&
                                                       const c10d::AllToAllOptions& opts) {
   return translated([&] {
     Operands operands;
-    const auto ins = operands.inputs(inputs, "all_to_all: input");
-    const auto outs = operands.outputs(outputs, "all_to_all: output");
+    auto ins = operands.inputs(inputs, "all_to_all: input");
+    auto outs = operands.outputs(outputs, "all_to_all: output");
     auto work = start(operands, opts.timeout, opts.asyncOp, [&](Communicator& c, CallOptions o) {
-      return c.all_to_all(ins, outs, /*uneven=*/true, std::move(o));
+      return c.all_to_all(std::move(ins), std::move(outs), /*uneven=*/true, std::move(o));
     });
     return hand_out(std::move(work), OpType::ALLTOALL, outputs, inputs);
   });
@@ -314,7 +325,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions&
   return translated([&] {
     auto work = start(Operands(), opts.timeout, opts.asyncOp,
                       [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
-    return hand_out(std::move(work), OpType::BARRIER, {}, {});
+    return hand_out(std::move(work), OpType::BARRIER, Tensors{}, Tensors{});
   });
 }
 

@@ -38,7 +38,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int 
     auto work =
         start(operands, kNoTimeout, Engine::Mode::Either,
               [&](Communicator& c, CallOptions o) { return c.send(data, to, tag, std::move(o)); });
-    return hand_out(std::move(work), c10d::OpType::SEND, {}, tensors);
+    return hand_out(std::move(work), c10d::OpType::SEND, Tensors{}, tensors);
   });
 }
 

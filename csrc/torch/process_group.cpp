@@ -167,6 +167,13 @@ bool ProcessGroupQuoit::observed() const {
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(Communicator::Handle work, c10d::OpType type,
+                                                      const at::Tensor& output,
+                                                      const at::Tensor& input) {
+  if (!work) return nullptr;
+  return hand_out(std::move(work), type, Tensors{output}, Tensors{input});
+}
+
+ProcessGroupQuoit::Handle ProcessGroupQuoit::hand_out(Communicator::Handle work, c10d::OpType type,
                                                       const Tensors& outputs,
                                                       const Tensors& inputs) {
   if (!work) return nullptr;

@@ -95,6 +95,12 @@ class ProcessGroupQuoit final : public c10d::Backend {
     Tensors outputs;
   };
 
+  // What all forms of these two that work on one tensor for all ranks are made of.
+  Communicator::Handle gather_into(const at::Tensor& output, const at::Tensor& input,
+                                   const c10d::AllgatherOptions& opts);
+  Communicator::Handle reduce_out_of(const at::Tensor& input, const at::Tensor& output,
+                                     const c10d::ReduceScatterOptions& opts);
+
   // Starts one operation on `operands` as torch's options ask.
   template <class Start>
   Communicator::Handle start(const Operands& operands, std::chrono::milliseconds timeout,
@@ -104,6 +110,8 @@ class ProcessGroupQuoit final : public c10d::Backend {
                              Engine::Mode mode, Start start_call);
   // `inputs` is what a profiler is told of. Null, as torch allows for calls that are not
   // asynchronous, when all is over already.
+  Handle hand_out(Communicator::Handle work, c10d::OpType type, const at::Tensor& output,
+                  const at::Tensor& input);
   Handle hand_out(Communicator::Handle work, c10d::OpType type, const Tensors& outputs,
                   const Tensors& inputs);
   Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs,

@@ -66,6 +66,7 @@ std::vector<View> cut(View all, std::size_t parts, const char* what) {
   QUOIT_CHECK(all.count % parts == 0, UsageError, what, " has ", all.count, " elements, which ",
               parts, " ranks cannot share equally");
   std::vector<View> views;
+  views.reserve(parts);
   for (std::size_t i = 0; i < parts; ++i)
     views.push_back(all.at(Slice{0, all.count}.piece(parts, i)));
   return views;
@@ -91,6 +92,7 @@ std::vector<View> cut(View all, const at::Tensor& tensor, const std::vector<int6
               " rows, but its split sizes add up to ", rows);
   const std::size_t row = length == 0 ? 0 : all.count / static_cast<std::size_t>(length);
   std::vector<View> views;
+  views.reserve(parts);
   std::size_t begin = 0;
   for (const int64_t split : splits) {
     views.push_back(all.at({begin, static_cast<std::size_t>(split) * row}));
@@ -138,12 +140,14 @@ View Operands::in_place(const at::Tensor& tensor, const char* what) {
 
 std::vector<View> Operands::inputs(const std::vector<at::Tensor>& tensors, const char* what) {
   std::vector<View> views;
+  views.reserve(tensors.size());
   for (const at::Tensor& tensor : tensors) views.push_back(input(tensor, what));
   return views;
 }
 
 std::vector<View> Operands::outputs(const std::vector<at::Tensor>& tensors, const char* what) {
   std::vector<View> views;
+  views.reserve(tensors.size());
   for (const at::Tensor& tensor : tensors) views.push_back(output(tensor, what));
   return views;
 }

@@ -2,6 +2,7 @@
 // Tensors as the runtime sees them: views of contiguous CPU memory.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/SmallVector.h>
 
 #include <functional>
 #include <memory>
@@ -41,15 +42,15 @@ class Operands {
                                   std::size_t parts, const char* what);
 
   // What keeps all the memory alive, and what copies outputs back (empty when nothing has to be).
-  [[nodiscard]] std::shared_ptr<void> keep() const {
-    return std::make_shared<std::vector<at::Tensor>>(tensors_);
-  }
+  [[nodiscard]] std::shared_ptr<void> keep() const { return std::make_shared<Kept>(tensors_); }
   [[nodiscard]] std::function<void()> epilogue() const;
 
  private:
+  using Kept = c10::SmallVector<at::Tensor, 2>;  // most calls have no more, and allocate nothing
+
   View view(const at::Tensor& tensor, bool reads, bool writes, const char* what);
 
-  std::vector<at::Tensor> tensors_;
+  Kept tensors_;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;  // to, from
 };
 

@@ -24,7 +24,8 @@ Board::Board(std::byte* memory, int rank, std::vector<int> names, std::vector<Be
       slots_(memory + line_bytes(static_cast<int>(bells.size()))),
       rank_(rank),
       names_(std::move(names)),
-      bells_(std::move(bells)) {}
+      bells_(std::move(bells)),
+      inputs_(bells_.size()) {}
 
 Board::Round Board::publish(const Call& call) {
   const Round round = next_++;

@@ -8,6 +8,7 @@
 // per rank none is overwritten too early, and no second flag is needed.
 #include <atomic>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "core/call.h"
@@ -40,6 +41,9 @@ class Board {
   [[nodiscard]] std::byte* payload(int rank, Round round, std::size_t bytes) const {
     return bytes <= kInline ? line(rank, round).small : slot(rank, round);
   }
+
+  // Room for a pointer to what each rank gives, for one reduction; free again at the next wait.
+  [[nodiscard]] std::span<const std::byte*> inputs() { return inputs_; }
 
   // Fills this rank's slots.
   [[nodiscard]] SlotWriter& writer() { return writer_; }
@@ -81,6 +85,7 @@ class Board {
   int rank_;
   std::vector<int> names_;
   std::vector<Bell*> bells_;
+  std::vector<const std::byte*> inputs_;
   Round next_ = 0;
   Round rung_ = 0;  // rounds that ring_peers() was called for
   SlotWriter writer_;

@@ -194,6 +194,10 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
+        if not (async_op or dtype) and self._native.plain_reduce_scatter(
+            blocks, out, op, factor, timeout
+        ):
+            return DONE
         ins, out = self._arrays(blocks), self._array(out)
         arguments = (ins, out, self._name([*ins, out], dtype, op), op, factor)
         return self._run(self._native.reduce_scatter, arguments, async_op, timeout)
@@ -208,6 +212,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
+        if not (async_op or dtype) and self._native.plain_all_gather(array, outs, timeout):
+            return DONE
         array, outs = self._array(array), self._arrays(outs)
         arguments = (array, outs, self._name([array, *outs], dtype))
         return self._run(self._native.all_gather, arguments, async_op, timeout)
@@ -226,6 +232,8 @@ class Communicator:
 
         uneven: whether block sizes may differ anywhere; the same on all ranks.
         """
+        if not (async_op or dtype) and self._native.plain_all_to_all(ins, outs, uneven, timeout):
+            return DONE
         ins, outs = self._arrays(ins), self._arrays(outs)
         arguments = (ins, outs, self._name([*ins, *outs], dtype), uneven)
         return self._run(self._native.all_to_all, arguments, async_op, timeout)
