@@ -43,7 +43,7 @@ class Compression {
 // What differs from call to call.
 struct CompressionTerms {
   float unit = 1;          // of residuals: the scale of a scaled loss
-  std::uint64_t seed = 0;  // of random rounding: equal on all ranks, new for each call
+  std::uint64_t seed = 0;  // of random rounding: equal on all ranks; calls differ by their number
   // Compare results when all is done: ranks that do not hold the same bits, or were given other
   // fingerprints (of parameters, say), raise.
   std::optional<std::uint64_t> fingerprint;

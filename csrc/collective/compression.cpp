@@ -68,6 +68,7 @@ Communicator::Handle Communicator::compressed_all_reduce(View data,
   const auto n = static_cast<std::size_t>(size());
   Compressor by = compressor(std::move(how), terms, 2 * data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
+  by.terms.seed += call.sequence;
   return start(call,
                reduce_compressed(call, data, std::move(tiles), std::move(by), terms.fingerprint),
                options);
@@ -105,6 +106,7 @@ Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out
   const auto n = static_cast<std::size_t>(size());
   Compressor by = compressor(std::move(how), terms, data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
+  by.terms.seed += call.sequence;
   return start(call, scatter_compressed(call, data.at(mine), out, std::move(tiles), std::move(by)),
                options);
 }
@@ -132,7 +134,7 @@ Communicator::Handle Communicator::compressed_all_gather(View data,
   const std::size_t mine = how->parts()[static_cast<std::size_t>(rank())].where.count;
   Compressor by = compressor(std::move(how), terms,
                              mine * size_of(data.dtype) * (static_cast<std::size_t>(size()) - 1));
-  by.terms.seed = terms.seed;
+  by.terms.seed = terms.seed + call.sequence;
   return start(call, gather_compressed(call, std::move(tiles), std::move(by)), options);
 }
 

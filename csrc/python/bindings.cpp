@@ -146,6 +146,22 @@ void bind_communicator(py::module_& m) {
                return c.all_reduce(from, to, reduction, std::move(o));
              });
            })
+      .def("compressed_all_reduce",
+           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype,
+              const std::string& op, const std::string& codec,
+              const std::optional<py::buffer>& residual, bool background, double timeout) {
+             Pinned pinned;
+             const View view = pinned.view(data, dtype, true);
+             Part all{{0, view.count}, codec_named(codec)};
+             if (residual)
+               all.residual =
+                   reinterpret_cast<float*>(pinned.view(*residual, "float32", true).data);
+             auto how = std::make_shared<const Compression>(std::vector<Part>{std::move(all)});
+             const Reduction reduction{op_named(op)};
+             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+               return c.compressed_all_reduce(view, std::move(how), {}, reduction, std::move(o));
+             });
+           })
       .def("reduce",
            [](PyCommunicator& self, const py::buffer& in, const py::buffer& out,
               const std::string& dtype, const std::string& op, double factor, int root,

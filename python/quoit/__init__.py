@@ -18,12 +18,18 @@ from importlib.metadata import version as _version
 
 from quoit import launch as _launch
 from quoit._core import Error, TimeoutError, TransportError, UnavailableError, UsageError
+from quoit.codecs import Bf16, Fp8, Int4, Int8, Sign
 from quoit.communicator import Communicator
 from quoit.work import Work
 
 __all__ = [
+    "Bf16",
     "Communicator",
     "Error",
+    "Fp8",
+    "Int4",
+    "Int8",
+    "Sign",
     "TimeoutError",
     "TransportError",
     "UnavailableError",

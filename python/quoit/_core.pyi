@@ -64,6 +64,7 @@ class Communicator:
     scatter: _Start
     barrier: _Start
     measure: _Start
+    compressed_all_reduce: _Start
     def allocate(self, bytes: int) -> Memory: ...
     costs: Costs
     send: _Start

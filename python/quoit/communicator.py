@@ -10,6 +10,7 @@ import numpy as np
 
 from quoit import _core, arrays
 from quoit.arrays import Array
+from quoit.codecs import Codec
 from quoit.work import DONE, Work, received
 
 ReduceOp = Literal["SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"]
@@ -130,6 +131,8 @@ class Communicator:
         out: Array | None = None,
         factor: float = 1.0,
         dtype: str | None = None,
+        codec: Codec | None = None,
+        residual: Array | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Work:
@@ -138,7 +141,15 @@ class Communicator:
         op: AVG divides by the number of ranks (integers truncate towards zero); PREMUL_SUM
         multiplies every input by `factor` first. Sums run in rank order, and all ranks get the same
         bits.
+
+        codec: encodes what travels (SUM and AVG of float16, bfloat16 and float32, in place only).
+        residual: a float32 array of as many elements, zero at first, that carries what the codec
+        lost into the next call (error feedback, Karimireddy et al. 2019); of the mean, with AVG.
         """
+        if codec is not None:
+            return self._compressed(array, op, out, codec, residual, dtype, async_op, timeout)
+        if residual is not None:
+            raise _core.UsageError("all_reduce: a residual without a codec: give both, or neither")
         if not (async_op or dtype) and self._native.plain_all_reduce(
             array, out, op, factor, timeout
         ):
@@ -147,6 +158,31 @@ class Communicator:
         target = array if out is None else self._array(out)
         arguments = (array, target, self._name([array, target], dtype, op), op, factor)
         return self._run(self._native.all_reduce, arguments, async_op, timeout)
+
+    def _compressed(
+        self,
+        array: Array,
+        op: ReduceOp,
+        out: Array | None,
+        codec: Codec,
+        residual: Array | None,
+        dtype: str | None,
+        async_op: bool,
+        timeout: float | None,
+    ) -> Work:
+        if out is not None:
+            raise _core.UsageError(
+                "all_reduce with a codec works in place: copy the array, and leave `out` away"
+            )
+        array = self._array(array)
+        kept = None if residual is None else self._array(residual)
+        if kept is not None and (kept.dtype != np.float32 or kept.size != array.size):
+            raise _core.UsageError(
+                f"all_reduce: the residual is {kept.dtype}[{kept.size}]; for {array.size} elements "
+                f"it must be float32[{array.size}]"
+            )
+        arguments = (array, self._name([array], dtype, op), op, codec.name, kept)
+        return self._run(self._native.compressed_all_reduce, arguments, async_op, timeout)
 
     def reduce(
         self,
