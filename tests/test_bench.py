@@ -507,6 +507,9 @@ def test_kernels(tmp_path: Path) -> None:
     whole = json.loads(path.read_text())
     for row in whole["rows"]:
         assert {"copy", "copy (non-temporal)", "sum of 2 (baseline)", "memcpy"} <= set(row["peers"])
+        for name in ("bf16", "bf16(stochastic)", "fp8", "int8", "int4", "int4(hadamard)"):
+            parts = ("encode", "encode, feedback", "decode", "add")
+            assert {f"{name} {part}" for part in parts} <= set(row["peers"])
         assert all(cell["wrong"] == 0 for cell in row["peers"].values())
         assert row["peers"]["memcpy"]["ratio"] is None
 

@@ -42,11 +42,12 @@ def test_cpp(build: Path, source: Path) -> None:
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}"
 
 
+@pytest.mark.parametrize("kernels", ["isa", "codecs"])
 @pytest.mark.parametrize("level", [3, 4])
-def test_instruction_sets_do_not_leak(build: Path, level: int) -> None:
+def test_instruction_sets_do_not_leak(build: Path, level: int, kernels: str) -> None:
     """The linker may keep any one copy of an inline function, for CPUs that cannot run it, too."""
     folder = build / "CMakeFiles/quoit.dir/csrc/kernels"
-    compiled = folder / f"isa_x86_v{level}.cpp.o"
+    compiled = folder / f"{kernels}_x86_v{level}.cpp.o"
     if not compiled.exists() and (folder / "no_x86.cpp.o").exists():
         pytest.skip("this is no x86-64 machine: nothing is built for another instruction set")
     listing = subprocess.run(

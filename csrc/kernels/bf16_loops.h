@@ -10,15 +10,21 @@ template <bool kStochastic>
 struct Bf16Format {
   static constexpr BlockLayout kLayout = kBf16Layout;
   static constexpr std::size_t kBlock = kLayout.block;
-  struct Range {};
-
   explicit Bf16Format(std::uint64_t key) : key_(static_cast<std::uint32_t>(mix_64(key))) {}
 
-  static Range range_of(const float*) { return {}; }
+  template <std::size_t kBlocks>
+  static void measure(const float*, Group<kBlocks>&, std::size_t) {}
 
-  static bool is_finite(const float* p, Range) { return largest_magnitude<kBlock>(p) <= kBf16Most; }
+  template <std::size_t kBlocks>
+  static void scale(Group<kBlocks>&) {}
 
-  void encode(const float* __restrict p, Range, std::size_t at,
+  template <std::size_t kBlocks>
+  static bool is_finite(const float* p, const Group<kBlocks>&, std::size_t) {
+    return largest_magnitude<kBlock>(p) <= kBf16Most;
+  }
+
+  template <std::size_t kBlocks>
+  void encode(const float* __restrict p, const Group<kBlocks>&, std::size_t, std::size_t at,
               const Block<std::byte>& block) const {
     auto* const __restrict codes = reinterpret_cast<Unaligned16*>(block.codes);
     const std::uint32_t first = counter(key_, static_cast<std::uint32_t>(at));

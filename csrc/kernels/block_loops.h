@@ -1,10 +1,11 @@
 #pragma once
 // The loops that the codecs of blocks share. A Format has
-//   kLayout                                 a BlockLayout
-//   Format(key)                             the key of random rounding
-//   static Range range_of(p)                what must be known of a block before it is encoded
-//   void encode(p, range, at, block) const
-//   static bool is_finite(p, range)         whether all of the block will be when it is decoded
+//   kLayout                                  a BlockLayout
+//   Format(key)                              the key of random rounding
+//   static void measure(p, group, b)         block b of a group, as far as the scale needs it
+//   static void scale(group)                 all blocks
+//   void encode(p, group, b, at, block) const
+//   static bool is_finite(p, group, b)       whether all of the block will be when it is decoded
 //   static void decode(block, at, out)
 // where `at` is the block's index in the tile and `block` says where its parts lie. Internal
 // linkage: see reduce_loops.h.
@@ -19,8 +20,12 @@ struct __attribute__((packed, may_alias)) Unaligned16 {
   std::uint16_t value;
 };
 
-inline void store16(std::byte* at, std::uint16_t value) {
-  reinterpret_cast<Unaligned16*>(at)->value = value;
+struct __attribute__((packed, may_alias)) Unaligned8 {
+  std::uint8_t value;
+};
+
+inline void store16(std::byte* at, std::uint32_t value) {
+  reinterpret_cast<Unaligned16*>(at)->value = static_cast<std::uint16_t>(value);
 }
 inline std::uint16_t load16(const std::byte* at) {
   return reinterpret_cast<const Unaligned16*>(at)->value;
@@ -35,6 +40,14 @@ std::int32_t largest_magnitude(const float* x) {
     largest = magnitude > largest ? magnitude : largest;
   }
   return largest;
+}
+
+// The low bits of each. In a loop of its own: compilers narrow parts of an expression before they
+// put it together, and so narrow twice.
+template <std::size_t kCount, class Narrow>
+void narrow(const std::uint32_t* __restrict codes, Narrow* __restrict out) {
+  for (std::size_t i = 0; i < kCount; ++i)
+    out[i] = {static_cast<decltype(Narrow::value)>(codes[i])};
 }
 
 template <class Format>
@@ -62,10 +75,18 @@ Block<Byte> first_block(Byte* tile, std::size_t count) {
 // ---- Encoding, in groups: what the blocks of a group wait for (the largest of all, two divisions)
 // overlaps.
 
+// Elements, 2 KiB: the CPU itself does not fetch across the end of a page, and waits there. Up to a
+// fifth of the time; beyond the last element it is harmless.
+inline constexpr std::size_t kAhead = 512;
+
 template <std::size_t kBlock>
 void load_block(const Source& from, float* __restrict p) {
   const float scale = from.scale, unit = from.unit;
   const float *const in = from.in, *const carried = from.carried;
+  for (std::size_t i = 0; i < kBlock; i += 16) {
+    __builtin_prefetch(in + kAhead + i);
+    if (carried) __builtin_prefetch(carried + kAhead + i, 1);
+  }
   if (carried) {
     for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale + carried[i] * unit;
   } else {
@@ -85,25 +106,49 @@ void keep_lost(const float* __restrict p, const float* __restrict decoded, float
   }
 }
 
+// What must be known of the blocks of a group before they are encoded, and what follows from it:
+// an array of each, so that compilers work on several blocks at a time.
+template <std::size_t kBlocks>
+struct Group {
+  alignas(32) std::int32_t above[kBlocks];  // the largest number, or magnitude, as bits
+  alignas(32) std::int32_t below[kBlocks];  // that of the smallest number
+  alignas(32) std::uint32_t scale[kBlocks];
+  alignas(32) float inverse[kBlocks];
+  alignas(32) std::int32_t zero[kBlocks];
+  alignas(32) std::int32_t least[kBlocks];
+  alignas(32) std::int32_t most[kBlocks];
+};
+
+// For formats whose blocks have one scale.
+template <std::size_t kBlocks>
+void scale_group(Group<kBlocks>& group, std::int32_t largest_code) {
+  for (std::size_t b = 0; b < kBlocks; ++b) {
+    const Scale scale = scale_of(group.above[b], largest_code);
+    group.scale[b] = scale.stored;
+    group.inverse[b] = scale.inverse;
+  }
+}
+
 // The first kBlocks blocks of `from`, which begin at `at` in the tile.
 template <class Format, std::size_t kBlocks>
 void encode_blocks(const Source& from, const Format& format, std::size_t at,
                    const Block<std::byte>& first) {
   constexpr std::size_t kBlock = Format::kLayout.block;
   alignas(64) float p[kBlocks][kBlock];
-  typename Format::Range ranges[kBlocks];
+  Group<kBlocks> group;
   for (std::size_t b = 0; b < kBlocks; ++b) {
     load_block<kBlock>(part_of(from, b * kBlock, kBlock), p[b]);
-    ranges[b] = Format::range_of(p[b]);
+    Format::measure(p[b], group, b);
   }
+  Format::scale(group);
   for (std::size_t b = 0; b < kBlocks; ++b)
-    format.encode(p[b], ranges[b], at + b * kBlock, first.template after<Format>(b));
+    format.encode(p[b], group, b, at + b * kBlock, first.template after<Format>(b));
   if (from.residual == nullptr) return;
   for (std::size_t b = 0; b < kBlocks; ++b) {
     const auto block = first.template after<Format>(b);
     alignas(64) float decoded[kBlock];
     Format::decode({block.scale, block.zero, block.codes}, at + b * kBlock, decoded);
-    keep_lost<kBlock>(p[b], decoded, from.per_unit, Format::is_finite(p[b], ranges[b]),
+    keep_lost<kBlock>(p[b], decoded, from.per_unit, Format::is_finite(p[b], group, b),
                       from.residual + b * kBlock);
   }
 }
@@ -134,7 +179,7 @@ void encode_rest(const Source& from, const Format& format, std::size_t at,
 
 template <class Format>
 void encode_tile(const Source& from, std::byte* out) {
-  constexpr std::size_t kBlock = Format::kLayout.block, kGroup = 4;
+  constexpr std::size_t kBlock = Format::kLayout.block, kGroup = 8;
   const Format format(from.key);
   const std::size_t count = from.count;
   __builtin_memset(out + tile_bytes(Format::kLayout, count) - 4, 0, 4);  // what rounds it up

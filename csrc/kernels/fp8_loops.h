@@ -8,24 +8,36 @@ namespace {
 struct Fp8Format {
   static constexpr BlockLayout kLayout = kFp8Layout;
   static constexpr std::size_t kBlock = kLayout.block;
-  using Range = std::int32_t;
 
   explicit Fp8Format(std::uint64_t) {}
 
-  static Range range_of(const float* p) { return largest_magnitude<kBlock>(p); }
+  template <std::size_t kBlocks>
+  static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
+    group.above[b] = largest_magnitude<kBlock>(p);
+  }
 
-  static bool is_finite(const float*, Range absmax) { return absmax < kInfinite; }
+  template <std::size_t kBlocks>
+  static void scale(Group<kBlocks>& group) {
+    scale_group(group, kE4m3Largest);
+  }
 
-  void encode(const float* __restrict p, Range absmax, std::size_t,
+  template <std::size_t kBlocks>
+  static bool is_finite(const float*, const Group<kBlocks>& group, std::size_t b) {
+    return group.above[b] < kInfinite;
+  }
+
+  template <std::size_t kBlocks>
+  void encode(const float* __restrict p, const Group<kBlocks>& group, std::size_t b, std::size_t,
               const Block<std::byte>& block) const {
-    const Scale scale = scale_of(absmax, kE4m3Largest);
-    store16(block.scale, scale.stored);
-    if (absmax >= kInfinite) {
+    const float inverse = group.inverse[b];
+    store16(block.scale, group.scale[b]);
+    if (!is_finite(p, group, b)) {
       __builtin_memset(block.codes, 0, kBlock);
       return;
     }
-    auto* const __restrict codes = reinterpret_cast<std::uint8_t*>(block.codes);
-    for (std::size_t i = 0; i < kBlock; ++i) codes[i] = e4m3_from_float(p[i] * scale.inverse);
+    alignas(64) std::uint32_t codes[kBlock];
+    for (std::size_t i = 0; i < kBlock; ++i) codes[i] = e4m3_from_float(p[i] * inverse);
+    narrow<kBlock>(codes, reinterpret_cast<Unaligned8*>(block.codes));
   }
 
   static void decode(const Encoded& block, std::size_t, float* __restrict out) {

@@ -32,32 +32,48 @@ void unpack_nibbles(const std::byte* __restrict in, std::uint8_t* __restrict cod
 struct Int4Format {
   static constexpr BlockLayout kLayout = kInt4Layout;
   static constexpr std::size_t kBlock = kLayout.block;
-  using Range = Extent;
 
   explicit Int4Format(std::uint64_t) {}
 
-  static Range range_of(const float* p) {
-    Extent extent{0, 0};
+  template <std::size_t kBlocks>
+  static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
+    std::int32_t above = 0, below = 0;
     for (std::size_t i = 0; i < kBlock; ++i) {
-      const std::int32_t above = above_zero(p[i]), below = below_zero(p[i]);
-      extent.above = above > extent.above ? above : extent.above;
-      extent.below = below > extent.below ? below : extent.below;
+      const std::int32_t up = above_zero(p[i]), down = below_zero(p[i]);
+      above = up > above ? up : above;
+      below = down > below ? down : below;
     }
-    return extent;
+    group.above[b] = above;
+    group.below[b] = below;
   }
 
-  static bool is_finite(const float*, Range extent) {
-    return extent.above < kInfinite && extent.below < kInfinite;
+  template <std::size_t kBlocks>
+  static void scale(Group<kBlocks>& group) {
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      const Grid grid = grid_of(group.above[b], group.below[b]);
+      group.scale[b] = grid.scale.stored;
+      group.inverse[b] = grid.scale.inverse;
+      group.zero[b] = grid.zero;
+      group.least[b] = grid.least;
+      group.most[b] = grid.most;
+    }
   }
 
-  void encode(const float* __restrict p, Range extent, std::size_t,
+  template <std::size_t kBlocks>
+  static bool is_finite(const float*, const Group<kBlocks>& group, std::size_t b) {
+    return group.above[b] < kInfinite && group.below[b] < kInfinite;
+  }
+
+  template <std::size_t kBlocks>
+  void encode(const float* __restrict p, const Group<kBlocks>& group, std::size_t b, std::size_t,
               const Block<std::byte>& block) const {
-    const Grid grid = grid_of(extent);
-    store16(block.scale, grid.scale.stored);
-    *block.zero = static_cast<std::byte>(grid.zero);
+    store16(block.scale, group.scale[b]);
+    *block.zero = static_cast<std::byte>(group.zero[b]);
+    const float inverse = group.inverse[b];
+    const std::int32_t zero = group.zero[b], least = group.least[b], most = group.most[b];
     alignas(64) std::uint8_t codes[kBlock];
     for (std::size_t i = 0; i < kBlock; ++i)
-      codes[i] = static_cast<std::uint8_t>(code_on(grid, p[i]));
+      codes[i] = static_cast<std::uint8_t>(code_on(inverse, least, most, zero, p[i]));
     pack_nibbles<kBlock>(codes, block.codes);
   }
 
@@ -75,17 +91,26 @@ struct Int4Format {
 struct Int4HadamardFormat {
   static constexpr BlockLayout kLayout = kInt4HadamardLayout;
   static constexpr std::size_t kBlock = kLayout.block;
-  using Range = std::int32_t;
 
   explicit Int4HadamardFormat(std::uint64_t) {}
 
-  static Range range_of(const float* p) { return largest_magnitude<kBlock>(p); }
+  template <std::size_t kBlocks>
+  static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
+    group.above[b] = largest_magnitude<kBlock>(p);
+  }
 
-  static bool is_finite(const float*, Range absmax) { return absmax < kHadamardInfinite; }
+  template <std::size_t kBlocks>
+  static void scale(Group<kBlocks>&) {}
 
-  void encode(const float* __restrict p, Range absmax, std::size_t at,
+  template <std::size_t kBlocks>
+  static bool is_finite(const float*, const Group<kBlocks>& group, std::size_t b) {
+    return group.above[b] < kHadamardInfinite;
+  }
+
+  template <std::size_t kBlocks>
+  void encode(const float* __restrict p, const Group<kBlocks>& group, std::size_t b, std::size_t at,
               const Block<std::byte>& block) const {
-    if (absmax >= kHadamardInfinite) {
+    if (!is_finite(p, group, b)) {
       store16(block.scale, kBFloat16NaN);
       __builtin_memset(block.codes, 0, kCodeBytes<Int4HadamardFormat>);
       return;

@@ -51,30 +51,40 @@ QUOIT_HOST_DEVICE static constexpr std::int32_t magnitude_of(float x) {
 
 // ---- Scales.
 
-// The least bfloat16 that is not below x; x is finite and not negative.
-QUOIT_HOST_DEVICE static constexpr std::uint16_t bf16_above(float x) {
-  return static_cast<std::uint16_t>((__builtin_bit_cast(std::uint32_t, x) + 0xffff) >> 16);
+// The bits of the least bfloat16 that is not below x; x is finite and not negative.
+QUOIT_HOST_DEVICE static constexpr std::uint32_t bf16_above(float x) {
+  return (__builtin_bit_cast(std::uint32_t, x) + 0xffff) >> 16;
+}
+
+QUOIT_HOST_DEVICE static constexpr float float_from_bits16(std::uint32_t bits) {
+  return __builtin_bit_cast(float, bits << 16);
 }
 
 // What a block of numbers up to `absmax` is divided by, so that its codes go from -largest to
 // largest. `inverse` is what to multiply by. Both are zero for a block of zeros, or of numbers so
-// small that their scale would be denormal; the scale is NaN for one that is not finite.
+// small that their scale would be denormal; the scale is NaN for one that is not finite. Without
+// branches, as all here: compilers work on several blocks at a time.
 struct Scale {
-  std::uint16_t stored;
+  std::uint32_t stored;  // as bfloat16
   float inverse;
 };
 
+QUOIT_HOST_DEVICE static constexpr Scale scale_or_none(std::uint32_t stored, std::int32_t absmax,
+                                                       float least) {
+  const bool none = absmax < __builtin_bit_cast(std::int32_t, least);
+  const bool infinite = absmax >= kInfinite;
+  const std::uint32_t inverse = __builtin_bit_cast(std::uint32_t, 1.0F / float_from_bits16(stored));
+  return {select_bits(infinite, kBFloat16NaN, select_bits(none, 0, stored)),
+          __builtin_bit_cast(float, select_bits(none | infinite, 0, inverse))};
+}
+
 QUOIT_HOST_DEVICE static constexpr Scale scale_of(std::int32_t absmax, std::int32_t largest_code) {
-  const float value = __builtin_bit_cast(float, absmax);
   const auto largest = static_cast<float>(largest_code);
-  if (absmax >= kInfinite) return {kBFloat16NaN, 0};
-  if (value < largest * 0x1p-126F) return {0, 0};
-  // Beyond this, the largest code would decode to infinity: 2^128 - 2^104 is the largest float.
+  // Beyond this, the largest code would decode to infinity.
   const std::uint32_t most =
       __builtin_bit_cast(std::uint32_t, __builtin_bit_cast(float, kInfinite - 1) / largest) >> 16;
-  const std::uint16_t above = bf16_above(value / largest);
-  const auto stored = above < most ? above : static_cast<std::uint16_t>(most);
-  return {stored, 1.0F / float_from_bf16(stored)};
+  const std::uint32_t above = bf16_above(__builtin_bit_cast(float, absmax) / largest);
+  return scale_or_none(above < most ? above : most, absmax, largest * 0x1p-126F);
 }
 
 // ---- Codes. None needs clamping: after all roundings, |x| <= absmax and scale >= absmax / largest
@@ -94,7 +104,7 @@ inline constexpr std::int32_t kInt8Largest = 127;
 inline constexpr std::int32_t kE4m3Largest = 448;
 
 // To nearest, ties to even, for |x| < 464. Subnormals are kept.
-QUOIT_HOST_DEVICE static constexpr std::uint8_t e4m3_from_float(float x) {
+QUOIT_HOST_DEVICE static constexpr std::uint32_t e4m3_from_float(float x) {
   const std::int32_t bits = __builtin_bit_cast(std::int32_t, x);
   const std::int32_t magnitude = bits & 0x7fffffff;
   // A power of two, no less than the smallest normal number, 2^-6.
@@ -107,7 +117,7 @@ QUOIT_HOST_DEVICE static constexpr std::uint8_t e4m3_from_float(float x) {
   const std::int32_t sum = __builtin_bit_cast(
       std::int32_t, __builtin_bit_cast(float, magnitude) + __builtin_bit_cast(float, lifted));
   const std::int32_t number = (sum - lifted) + ((from - kSmallestNormal) >> 20);
-  return static_cast<std::uint8_t>((bits >> 24 & 0x80) | number);
+  return static_cast<std::uint32_t>((bits >> 24 & 0x80) | number);
 }
 
 // Exact, for all but the NaNs. By way of no float that is denormal: the CPU may take those for 0.
@@ -144,12 +154,6 @@ QUOIT_HOST_DEVICE static constexpr std::uint32_t counter(std::uint32_t from, std
 
 // ---- int4 over the range of a block.
 
-// How far numbers go on both sides of zero: magnitudes as bits, NaNs among them.
-struct Extent {
-  std::int32_t above;
-  std::int32_t below;
-};
-
 // The magnitude of x if it is on that side, else not positive.
 QUOIT_HOST_DEVICE static constexpr std::int32_t above_zero(float x) {
   return __builtin_bit_cast(std::int32_t, x);
@@ -168,26 +172,27 @@ struct Grid {
   std::int32_t most;
 };
 
-QUOIT_HOST_DEVICE static constexpr Grid grid_of(Extent extent) {
-  const std::int32_t absmax = extent.above > extent.below ? extent.above : extent.below;
-  if (absmax >= kInfinite) return {{kBFloat16NaN, 0}, 0, 0, 0};
-  const float above = __builtin_bit_cast(float, extent.above);
-  const float below = __builtin_bit_cast(float, extent.below);
-  if (__builtin_bit_cast(float, absmax) < kInt4Steps * 0x1p-126F) return {{0, 0}, 0, 0, 0};
-  const std::uint16_t stored = bf16_above(above / kInt4Steps + below / kInt4Steps);
-  const float inverse = 1.0F / float_from_bf16(stored);
-  const std::int32_t zero = rounded(below * inverse);
+// Of numbers up to `above` and down to -`below`: magnitudes as bits, NaNs among them.
+QUOIT_HOST_DEVICE static constexpr Grid grid_of(std::int32_t above, std::int32_t below) {
+  const float up = __builtin_bit_cast(float, above), down = __builtin_bit_cast(float, below);
+  const Scale scale = scale_or_none(bf16_above(up / kInt4Steps + down / kInt4Steps),
+                                    above > below ? above : below, kInt4Steps * 0x1p-126F);
+  const std::uint32_t units = __builtin_bit_cast(std::uint32_t, down* scale.inverse);
+  const bool infinite = below >= kInfinite;
+  const std::int32_t zero = rounded(__builtin_bit_cast(float, select_bits(infinite, 0, units)));
   // Near the largest float, a code could stand for more than that.
-  const float finite = __builtin_bit_cast(float, kInfinite - 1) * inverse;
-  const std::int32_t reach = finite < kInt4Steps ? static_cast<std::int32_t>(finite) : kInt4Steps;
+  const float finite = __builtin_bit_cast(float, kInfinite - 1) * scale.inverse;
+  const auto reach = static_cast<std::int32_t>(finite < kInt4Steps ? finite : float{kInt4Steps});
   const std::int32_t over = kInt4Steps - zero;
-  return {{stored, inverse}, zero, zero < reach ? -zero : -reach, over < reach ? over : reach};
+  return {scale, zero, zero < reach ? -zero : -reach, over < reach ? over : reach};
 }
 
-QUOIT_HOST_DEVICE static constexpr std::int32_t code_on(const Grid& grid, float x) {
-  const std::int32_t code = rounded(x * grid.scale.inverse);
-  const std::int32_t from = code < grid.least ? grid.least : code;
-  return (from > grid.most ? grid.most : from) + grid.zero;
+QUOIT_HOST_DEVICE static constexpr std::int32_t code_on(float inverse, std::int32_t least,
+                                                        std::int32_t most, std::int32_t zero,
+                                                        float x) {
+  const std::int32_t code = rounded(x * inverse);
+  const std::int32_t from = code < least ? least : code;
+  return (from > most ? most : from) + zero;
 }
 
 // ---- int4 after a Hadamard transform.

@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "core/copy.h"
-#include "kernels/reduce.h"
 
 namespace py = pybind11;
 
@@ -13,14 +12,6 @@ namespace quoit {
 namespace {
 
 constexpr Isa kIsas[] = {Isa::Baseline, Isa::X86V3, Isa::X86V4};
-
-// The bytes of a contiguous buffer; the caller keeps the object for as long as it uses them.
-py::buffer_info bytes_of(const py::buffer& buffer, bool writable) {
-  py::buffer_info info = buffer.request(writable);
-  QUOIT_CHECK(PyBuffer_IsContiguous(info.view(), 'C') != 0, UsageError,
-              "the array is not contiguous: pass numpy.ascontiguousarray(array)");
-  return info;
-}
 
 std::size_t length(const py::buffer_info& info) {
   return static_cast<std::size_t>(info.size * info.itemsize);
@@ -38,10 +29,7 @@ void copy(const py::buffer& from, const py::buffer& to, bool stream) {
 
 void sum(const std::vector<py::buffer>& ins, const py::buffer& out, const std::string& dtype,
          const std::string& isa) {
-  const auto* set = std::find_if(std::begin(kIsas), std::end(kIsas),
-                                 [&](Isa one) { return name_of(one) == isa; });
-  QUOIT_CHECK(set != std::end(kIsas), UsageError, "'", isa,
-              "' is no instruction set of the kernels");
+  const Isa set = isa_called(isa);
   int type = 0;
   while (type < kDTypes && name_of(static_cast<DType>(type)) != dtype) ++type;
   QUOIT_CHECK(type < kDTypes, UsageError, "dtype '", dtype,
@@ -57,7 +45,7 @@ void sum(const std::vector<py::buffer>& ins, const py::buffer& out, const std::s
   }
   const auto dtype_of = static_cast<DType>(type);
   const py::gil_scoped_release unlocked;
-  reduce_on(*set, dtype_of, {ReduceOp::Sum, 1.0, 1}, inputs, static_cast<std::byte*>(result.ptr),
+  reduce_on(set, dtype_of, {ReduceOp::Sum, 1.0, 1}, inputs, static_cast<std::byte*>(result.ptr),
             nullptr, length(result) / size_of(dtype_of));
 }
 
@@ -70,12 +58,28 @@ std::vector<std::string> isas() {
 
 }  // namespace
 
+py::buffer_info bytes_of(const py::buffer& buffer, bool writable) {
+  py::buffer_info info = buffer.request(writable);
+  QUOIT_CHECK(PyBuffer_IsContiguous(info.view(), 'C') != 0, UsageError,
+              "the array is not contiguous: pass numpy.ascontiguousarray(array)");
+  return info;
+}
+
+Isa isa_called(const std::string& name) {
+  const auto* set = std::find_if(std::begin(kIsas), std::end(kIsas),
+                                 [&](Isa one) { return name_of(one) == name; });
+  QUOIT_CHECK(set != std::end(kIsas), UsageError, "'", name,
+              "' is no instruction set of the kernels");
+  return *set;
+}
+
 void bind_kernels(py::module_& m) {
   m.def("isas", &isas, "Instruction sets of the kernels that this CPU has, worst first.");
   m.def("copy", &copy, py::arg("from_"), py::arg("to"), py::arg("stream") = false,
         "One array into another of its size; stream: past the caches.");
   m.def("sum", &sum, py::arg("ins"), py::arg("out"), py::arg("dtype"), py::arg("isa"),
         "The sum of arrays of one dtype, by the kernels of an instruction set.");
+  bind_codecs(m);
 }
 
 }  // namespace quoit

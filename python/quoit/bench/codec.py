@@ -1,7 +1,6 @@
 """Kernels of one process beside memcpy: what a byte costs before any rank is waited for.
 
-Whatever works on memory alone belongs here: `runners` names the kernels, and a codec that encodes
-or decodes an array is one more.
+Whatever works on memory alone belongs here: `runners` names the kernels.
 """
 
 from __future__ import annotations
@@ -13,11 +12,21 @@ import numpy as np
 
 from quoit import _core
 from quoit.bench import machine
-from quoit.bench.data import DTYPES, Array, DType, inputs, reduced, spoil
+from quoit.bench.data import DTYPES, LARGEST, Array, DType, inputs, reduced, spoil
 from quoit.bench.measure import Control, Runner, measure
 from quoit.bench.plan import MEMCPY, Plan, Record
 
 SUMMANDS = 2
+
+# What a number may differ by when it is decoded, over the largest beside it.
+LOSSES = {
+    "bf16": 2**-8,
+    "bf16(stochastic)": 2**-7,
+    "fp8": 2**-4,
+    "int8": 1 / 252,
+    "int4": 1 / 29,
+    "int4(hadamard)": 1 / 2,
+}
 
 
 def work(plan: Plan, tell: Callable[[Record], None]) -> list[Record]:
@@ -65,4 +74,58 @@ def runners(dtype: DType, ins: list[Array], out: Array) -> dict[str, Runner]:
     for isa in _core.isas():
         call = partial(_core.sum, ins, out, dtype.name, isa)
         found[f"sum of {len(ins)} ({isa})"] = Runner(call, 1, fresh, summed)
+    if dtype.name == "float32":
+        for name, loss in LOSSES.items():
+            found |= codec_runners(_core.Codec(name), loss, ins, out)
     return {**found, MEMCPY: Runner(partial(np.copyto, out, ins[0]), 1, fresh, copied)}
+
+
+def codec_runners(
+    codec: _core.Codec, loss: float, ins: list[Array], out: Array
+) -> dict[str, Runner]:
+    """Encode ins[0], also with ins[1] as what was lost before; decode into `out` or add to it."""
+    truth = inputs(0, DTYPES["float32"])
+    encoded = np.empty(codec.bytes(out.size), np.uint8)
+    allowed = loss * LARGEST
+
+    def raw() -> None:
+        truth.fill(ins[0])
+        spoil(encoded)
+
+    def nothing_lost() -> None:
+        raw()
+        ins[1][:] = 0
+
+    def ready() -> None:
+        truth.fill(ins[0])
+        codec.encode(ins[0], encoded)
+        spoil(out)
+
+    def ready_to_add() -> None:
+        ready()
+        truth.fill(out)
+
+    def decoded() -> int:
+        return int(np.count_nonzero(~(np.abs(out - ins[0]) <= allowed)))
+
+    def encoded_well() -> int:
+        codec.decode(encoded, out)
+        return decoded()
+
+    def kept() -> int:
+        wrong = encoded_well()
+        return wrong + int(np.count_nonzero(ins[1] != ins[0] - out))
+
+    def added() -> int:
+        np.subtract(out, ins[0], out)
+        return decoded()
+
+    with_feedback = partial(codec.encode, ins[0], encoded, ins[1])
+    return {
+        f"{codec.name} encode": Runner(
+            partial(codec.encode, ins[0], encoded), 1, raw, encoded_well
+        ),
+        f"{codec.name} encode, feedback": Runner(with_feedback, 1, nothing_lost, kept),
+        f"{codec.name} decode": Runner(partial(codec.decode, encoded, out), 1, ready, decoded),
+        f"{codec.name} add": Runner(partial(codec.add, encoded, out), 1, ready_to_add, added),
+    }
