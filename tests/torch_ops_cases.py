@@ -47,7 +47,9 @@ def case(function: Case) -> Case:
 
 
 def _bytes(tensor: Tensor) -> list[int]:
-    return tensor.contiguous().flatten().view(torch.uint8).tolist()
+    # contiguous() would leave an empty tensor its strides, which view() refuses.
+    packed = tensor.clone(memory_format=torch.contiguous_format)
+    return packed.flatten().view(torch.uint8).tolist()
 
 
 def same(got: Tensor | Iterable[Tensor], wanted: Tensor | Iterable[Tensor]) -> None:
