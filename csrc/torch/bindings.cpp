@@ -3,8 +3,104 @@
 
 #include "torch/process_group.h"
 
+namespace quoit {
+namespace {
+
+using Group = c10::intrusive_ptr<c10d::Backend>;
+
+ProcessGroupQuoit& ours(const Group& group) {
+  auto* const backend = dynamic_cast<ProcessGroupQuoit*>(group.get());
+  if (backend == nullptr) throw py::type_error("this backend is not one of quoit's");
+  return *backend;
+}
+
+// Runs what may throw our errors outside a method of the backend.
+template <class Body>
+auto as_torch(Body body) {
+  try {
+    return body();
+  } catch (const Error&) {
+    std::rethrow_exception(as_torch_error(std::current_exception()));
+  }
+}
+
+// A function that is called with futures in order.
+py::object call_in_order(const py::function& function, const py::args& arguments) {
+  const FuturesInOrder in_order;
+  return function(*arguments);
+}
+
+void bind_compression(py::module_& m) {
+  py::class_<CompressionReport, std::shared_ptr<CompressionReport>>(
+      m, "CompressionReport", "What compression did, added up over the calls of this rank.")
+      .def(py::init<>())
+      .def_property_readonly("calls", [](const CompressionReport& r) { return r.calls.load(); })
+      .def_property_readonly("plain_bytes",
+                             [](const CompressionReport& r) { return r.plain_bytes.load(); })
+      .def_property_readonly("sent_bytes",
+                             [](const CompressionReport& r) { return r.sent_bytes.load(); })
+      .def_property_readonly("codec_seconds", [](const CompressionReport& r) {
+        return static_cast<double>(r.codec_nanos.load()) * 1e-9;
+      });
+  py::class_<PartOfTensor>(m, "Part", "One tensor of a compressed buffer.")
+      .def(py::init<std::int64_t, std::string, std::optional<at::Tensor>>(), py::arg("count"),
+           py::arg("codec"), py::arg("residual") = std::nullopt);
+  py::class_<TensorCompression, std::shared_ptr<TensorCompression>>(
+      m, "Compression", "How the tensors of a buffer are compressed, one after another.")
+      .def(py::init([](const std::vector<PartOfTensor>& parts,
+                       std::shared_ptr<CompressionReport> report) {
+             return as_torch(
+                 [&] { return std::make_shared<TensorCompression>(parts, std::move(report)); });
+           }),
+           py::arg("parts"), py::arg("report"));
+  m.def(
+      "compressed_all_reduce",
+      [](const Group& group, const at::Tensor& tensor, const TensorCompression& compression,
+         bool mean, float unit, std::uint64_t seed, std::optional<std::uint64_t> fingerprint,
+         bool async_op) -> c10::intrusive_ptr<c10d::Work> {
+        return ours(group).compressed_allreduce(tensor, compression,
+                                                {mean, unit, seed, fingerprint, async_op});
+      },
+      py::arg("group"), py::arg("tensor"), py::arg("compression"), py::arg("mean"),
+      py::arg("unit") = 1.0F, py::arg("seed") = 0, py::arg("fingerprint") = std::nullopt,
+      py::arg("async_op") = false, py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "compressed_reduce_scatter",
+      [](const Group& group, const at::Tensor& input, const at::Tensor& output,
+         const TensorCompression& compression, bool mean, float unit, std::uint64_t seed,
+         bool async_op) -> c10::intrusive_ptr<c10d::Work> {
+        return ours(group).compressed_reduce_scatter(input, output, compression,
+                                                     {mean, unit, seed, std::nullopt, async_op});
+      },
+      py::arg("group"), py::arg("input"), py::arg("output"), py::arg("compression"),
+      py::arg("mean"), py::arg("unit") = 1.0F, py::arg("seed") = 0, py::arg("async_op") = false,
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "compressed_all_gather",
+      [](const Group& group, const at::Tensor& tensor, const TensorCompression& compression,
+         std::uint64_t seed, bool async_op) -> c10::intrusive_ptr<c10d::Work> {
+        return ours(group).compressed_allgather(tensor, compression,
+                                                {false, 1, seed, std::nullopt, async_op});
+      },
+      py::arg("group"), py::arg("tensor"), py::arg("compression"), py::arg("seed") = 0,
+      py::arg("async_op") = false, py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "fingerprint",
+      [](const std::vector<at::Tensor>& tensors) {
+        return as_torch([&] { return fingerprint_of(tensors); });
+      },
+      py::arg("tensors"), py::call_guard<py::gil_scoped_release>(),
+      "Equal where tensors hold the same bytes.");
+  m.def("call_in_order", &call_in_order,
+        "Calls the first argument with the others; futures asked for meanwhile, on this thread, are complete when it gets them.");
+}
+
+}  // namespace
+}  // namespace quoit
+
 PYBIND11_MODULE(_c10d, m) {
   m.doc() = "Quoit as a torch.distributed backend. Use it through the package `quoit`.";
+  quoit::bind_compression(m);
   m.def(
       "create",
       [](const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, double timeout,

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "collective/connect.h"
+#include "torch/compression.h"
 #include "torch/tensors.h"
 #include "torch/work.h"
 
@@ -86,6 +87,14 @@ class ProcessGroupQuoit final : public c10d::Backend {
   Handle recvAnysource(Tensors& tensors, int tag) override;
   Handle barrier(const c10d::BarrierOptions& opts) override;
   void monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) override;
+
+  // As documented at Communicator. All work in place; the input of reduce_scatter is used up.
+  Handle compressed_allreduce(const at::Tensor& tensor, const TensorCompression& compression,
+                              const TensorTerms& terms);
+  Handle compressed_reduce_scatter(const at::Tensor& input, const at::Tensor& output,
+                                   const TensorCompression& compression, const TensorTerms& terms);
+  Handle compressed_allgather(const at::Tensor& tensor, const TensorCompression& compression,
+                              const TensorTerms& terms);
 
  private:
   // What was called since startCoalescing.

@@ -41,6 +41,11 @@ class Operands {
   std::vector<View> output_splits(const at::Tensor& tensor, const std::vector<int64_t>& splits,
                                   std::size_t parts, const char* what);
 
+  // Memory that the operation uses besides.
+  void hold(const std::vector<at::Tensor>& tensors) {
+    tensors_.append(tensors.begin(), tensors.end());
+  }
+
   // What keeps all the memory alive, and what copies outputs back (empty when nothing has to be).
   [[nodiscard]] std::shared_ptr<void> keep() const { return std::make_shared<Kept>(tensors_); }
   [[nodiscard]] std::function<void()> epilogue() const;

@@ -3,6 +3,9 @@
 #include <ATen/core/ivalue.h>
 #include <ATen/record_function.h>
 #include <c10/util/Exception.h>
+#include <torch/python.h>
+
+#include <utility>
 
 namespace quoit {
 namespace {
@@ -45,7 +48,21 @@ const char* title_of(c10d::OpType type) {
   }
 }
 
+thread_local bool futures_in_order = false;
+
+// What a future holds. Hooks of torch expect all_gather's as NCCL has it: one tensor of all.
+at::IValue value_of(c10d::OpType type, const std::vector<at::Tensor>& outputs) {
+  if (type != c10d::OpType::ALLGATHER || outputs.empty()) return outputs;
+  for (const at::Tensor& output : outputs)
+    if (output.sizes() != outputs.front().sizes()) return outputs;
+  return std::vector{at::stack(outputs)};
+}
+
 }  // namespace
+
+FuturesInOrder::FuturesInOrder() : before_(std::exchange(futures_in_order, true)) {}
+
+FuturesInOrder::~FuturesInOrder() { futures_in_order = before_; }
 
 std::exception_ptr as_torch_error(const std::exception_ptr& error) {
   const c10::SourceLocation here{__func__, __FILE__, static_cast<uint32_t>(__LINE__)};
@@ -114,18 +131,24 @@ bool WorkQuoit::wait(std::chrono::milliseconds timeout) {
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> WorkQuoit::getFuture() {
+  if (futures_in_order) {
+    // Callbacks of earlier futures, on other threads, may need Python too.
+    std::optional<py::gil_scoped_release> others_run;
+    if (PyGILState_Check()) others_run.emplace();
+    wait();
+  }
   const std::lock_guard lock(mutex_);
   if (future_) return future_;
   future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
   // The last part to end marks the future; the pieces hold no reference to this Work.
   auto left = std::make_shared<std::atomic<std::size_t>>(parts_.size());
-  const auto done = [left, parts = parts_, outputs = outputs_, future = future_] {
+  const auto done = [left, type = opType_, parts = parts_, outputs = outputs_, future = future_] {
     if (left->fetch_sub(1) > 1) return;
     for (const auto& part : parts)
       if (part->error()) return future->setError(as_torch_error(part->error()));
-    future->markCompleted(at::IValue(outputs));
+    future->markCompleted(value_of(type, outputs));
   };
-  if (parts_.empty()) future_->markCompleted(at::IValue(outputs_));
+  if (parts_.empty()) future_->markCompleted(value_of(opType_, outputs_));
   for (const auto& part : parts_) part->when_done(done);
   // Whoever waits for a future does not drive.
   communicator_->engine().drive_in_background();

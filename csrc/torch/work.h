@@ -37,6 +37,19 @@ class WorkQuoit final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> future_;  // made at the first getFuture
 };
 
+// While one lives, the futures that this thread asks for are complete when it gets them, so that
+// callbacks run at once: what they call on a group comes in the order of the program, on all ranks.
+class FuturesInOrder {
+ public:
+  FuturesInOrder();
+  ~FuturesInOrder();
+  FuturesInOrder(const FuturesInOrder&) = delete;
+  FuturesInOrder& operator=(const FuturesInOrder&) = delete;
+
+ private:
+  const bool before_;
+};
+
 // Our error as the one that torch's users expect: ValueError for a wrong call, DistBackendError for
 // everything else.
 std::exception_ptr as_torch_error(const std::exception_ptr& error);

@@ -1,9 +1,12 @@
 """The torch.distributed backend's native half. Use it through `init_process_group("quoit")`."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
 
 def create(
     store: Any,  # a c10d Store
@@ -14,3 +17,56 @@ def create(
     mpi_size: int = 0,
     members: Sequence[int] = (),
 ) -> dist.Backend: ...
+
+class CompressionReport:
+    """What compression did, added up over the calls of this rank."""
+
+    def __init__(self) -> None: ...
+    @property
+    def calls(self) -> int: ...
+    @property
+    def plain_bytes(self) -> int: ...
+    @property
+    def sent_bytes(self) -> int: ...
+    @property
+    def codec_seconds(self) -> float: ...
+
+class Part:
+    """One tensor of a compressed buffer."""
+
+    def __init__(self, count: int, codec: str, residual: Tensor | None = None) -> None: ...
+
+class Compression:
+    """How the tensors of a buffer are compressed, one after another."""
+
+    def __init__(self, parts: Sequence[Part], report: CompressionReport) -> None: ...
+
+def compressed_all_reduce(
+    group: dist.Backend,
+    tensor: Tensor,
+    compression: Compression,
+    mean: bool,
+    unit: float = 1.0,
+    seed: int = 0,
+    fingerprint: int | None = None,
+    async_op: bool = False,
+) -> dist.Work | None: ...
+def compressed_reduce_scatter(
+    group: dist.Backend,
+    input: Tensor,
+    output: Tensor,
+    compression: Compression,
+    mean: bool,
+    unit: float = 1.0,
+    seed: int = 0,
+    async_op: bool = False,
+) -> dist.Work | None: ...
+def compressed_all_gather(
+    group: dist.Backend,
+    tensor: Tensor,
+    compression: Compression,
+    seed: int = 0,
+    async_op: bool = False,
+) -> dist.Work | None: ...
+def fingerprint(tensors: Sequence[Tensor]) -> int: ...
+def call_in_order(function: Callable[..., T], /, *arguments: Any) -> T: ...

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from quoit import _core
+
+# What every codec says of itself, besides its name:
+#   feedback  whether it is meant to be used with a residual (error feedback)
+#   loss      the error of one mean over ranks, without a residual: E|out - mean|^2 / E|mean|^2 of
+#             heavy-tailed numbers on 4 ranks (see docs/compression.md)
 
 
 @dataclass(frozen=True)
@@ -10,6 +18,8 @@ class Bf16:
     """bfloat16: 2 bytes an element, rounded to nearest even, or at random without bias."""
 
     stochastic: bool = False
+    feedback: ClassVar[bool] = False
+    loss: ClassVar[float] = 5e-6
 
     @property
     def name(self) -> str:
@@ -20,6 +30,9 @@ class Bf16:
 class Fp8:
     """float8 e4m3 with a bfloat16 scale for each block of 128: 8.125 bits an element."""
 
+    feedback: ClassVar[bool] = False
+    loss: ClassVar[float] = 1.1e-3
+
     @property
     def name(self) -> str:
         return "fp8"
@@ -28,6 +41,9 @@ class Fp8:
 @dataclass(frozen=True)
 class Int8:
     """8-bit integers with a bfloat16 scale for each block of 128: 8.125 bits an element."""
+
+    feedback: ClassVar[bool] = False
+    loss: ClassVar[float] = 2.2e-4
 
     @property
     def name(self) -> str:
@@ -43,6 +59,8 @@ class Int4:
     """
 
     hadamard: bool = False
+    feedback: ClassVar[bool] = True
+    loss: ClassVar[float] = 2.3e-2
 
     @property
     def name(self) -> str:
@@ -58,10 +76,72 @@ class Sign:
     """
 
     vote: bool = False
+    loss: ClassVar[float] = 0.7
+
+    @property
+    def feedback(self) -> bool:
+        return not self.vote  # a majority is no mean, so there is no saying what it lost
 
     @property
     def name(self) -> str:
         return "sign(vote)" if self.vote else "sign"
 
 
-Codec = Bf16 | Fp8 | Int8 | Int4 | Sign
+@dataclass(frozen=True)
+class TopK:
+    """The largest of every 4096 elements, a `ratio` of them, in `bits` each (2, 4 or 8).
+
+    An element that travels takes 12 bits more for its place.
+    """
+
+    ratio: float = 0.01
+    bits: int = 8
+    feedback: ClassVar[bool] = True
+    loss: ClassVar[float] = 0.9
+
+    @property
+    def name(self) -> str:
+        return f"topk(ratio={self.ratio}, bits={self.bits})"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Matrices as products of two thin ones, of `rank` columns; 32 rank (m + n) / (m n) bits.
+
+    ACP-SGD (Zhang et al. 2023): steps take turns at sending the left factor and the right one. With
+    ``alternate=False``, every step sends both, one after the other: PowerSGD (Vogels et al. 2019).
+    Tensors of more dimensions are matrices of their first and all others. Those that would not
+    become half as large travel as they are.
+    """
+
+    rank: int = 4
+    alternate: bool = True
+    feedback: ClassVar[bool] = True
+    loss: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.rank, int) and self.rank >= 1):
+            raise _core.UsageError(f"LowRank(rank={self.rank}): the rank is 1 or more")
+
+    @property
+    def name(self) -> str:
+        return f"{'lowrank' if self.alternate else 'powersgd'}(rank={self.rank})"
+
+
+Codec = Bf16 | Fp8 | Int8 | Int4 | Sign | TopK | LowRank
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The fastest codec for the links that there are, or none: measured when training begins.
+
+    max_loss: what one mean may lose: E|out - mean|^2 / E|mean|^2 (a codec's `loss`), of those with
+        error feedback before it. The default allows Bf16 and Int8; 0.1 allows Int4 too.
+    gain: how much faster than without a codec it must be, as a share of the time. Compression
+        takes time from the computation that communication would else overlap with.
+    every: steps between reports to the log (`logging.getLogger("quoit")`); 0: none.
+    """
+
+    max_loss: float = 1e-3
+    gain: float = 0.1
+    every: int = 100

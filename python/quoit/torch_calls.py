@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     Group = dist.ProcessGroup | None
 
 _OURS = "_quoit_original"
+_HOOKS = "torch.distributed.algorithms.ddp_comm_hooks"
+# Hooks that start one collective for each bucket and none later: they may overlap with the backward
+# pass. So may those with an attribute `quoit_overlaps` that is true.
+_OVERLAP = {
+    f"{_HOOKS}.default_hooks.{name}"
+    for name in ("allreduce_hook", "fp16_compress_hook", "bf16_compress_hook")
+} | {"quoit.compression.compression_hook"}
 
 
 def install() -> None:
@@ -43,6 +51,12 @@ def install() -> None:
         for place in places:
             if getattr(place, name, None) is original:
                 setattr(place, name, ours)
+    ddp = importlib.import_module("torch.nn.parallel").DistributedDataParallel
+    if not hasattr(ddp.register_comm_hook, _OURS):
+        original = ddp.register_comm_hook
+        ours = functools.wraps(original)(_register_comm_hook(original))
+        setattr(ours, _OURS, original)
+        ddp.register_comm_hook = ours
 
 
 def _monitored_barrier(original: Callable[..., None]) -> Callable[..., None]:
@@ -52,7 +66,7 @@ def _monitored_barrier(original: Callable[..., None]) -> Callable[..., None]:
         wait_all_ranks: bool = False,
     ) -> None:
         pg = _default(group)
-        if _backend(pg, "cpu") is None:
+        if backend_of(pg, "cpu") is None:
             original(group, timeout, wait_all_ranks)
             return
         if isinstance(timeout, (int, float)):
@@ -66,7 +80,7 @@ def _monitored_barrier(original: Callable[..., None]) -> Callable[..., None]:
 def _set_pg_timeout(original: Callable[..., None]) -> Callable[..., None]:
     def _set_pg_timeout(timeout: timedelta, group: Group = None) -> None:
         pg = _default(group)
-        ours = _backend(pg, "cpu")
+        ours = backend_of(pg, "cpu")
         if ours is not None:
             ours.set_timeout(timeout)
         if ours is None or not _all_ours(pg):
@@ -148,7 +162,7 @@ def _shrink_group(original: Callable[..., Any]) -> Callable[..., Any]:
         import torch
 
         pg: dist.ProcessGroup = original(*arguments, **named)
-        if _backend(pg, "cpu") is not None:
+        if backend_of(pg, "cpu") is not None:
             cpu, custom = torch.device("cpu"), type(pg).BackendType.CUSTOM
             pg._register_backend(cpu, custom, pg._get_backend(cpu))
             pg._set_default_backend(custom)
@@ -175,6 +189,53 @@ def _new_comm(original: Callable[..., Any]) -> Callable[..., Any]:
     return new_comm
 
 
+def _register_comm_hook(original: Callable[..., None]) -> Callable[..., None]:
+    """Hooks whose callbacks start collectives, such as PowerSGD's, start them on every rank at
+    another moment between those of later buckets, unless each bucket is waited for."""
+
+    def register_comm_hook(self: Any, state: object, hook: Callable[..., Any]) -> None:
+        if backend_of(getattr(self, "process_group", None), "cpu") is not None:
+            hook = _on_cpus(hook) if _overlaps(hook) else _on_cpus(_in_order(hook))
+        original(self, state, hook)
+
+    return register_comm_hook
+
+
+def _on_cpus(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """torch refuses hooks of these names where there is no NCCL, for the sake of gloo."""
+    if getattr(hook, "__name__", "") not in ("bf16_compress_hook", "bf16_compress_wrapper_hook"):
+        return hook
+
+    def in_bf16(state: object, bucket: Any) -> Any:
+        return hook(state, bucket)
+
+    in_bf16.__annotations__.clear()  # which torch compares with its own objects
+    return in_bf16
+
+
+def _overlaps(hook: Callable[..., Any]) -> bool:
+    name = f"{getattr(hook, '__module__', '')}.{getattr(hook, '__qualname__', '')}"
+    return bool(getattr(hook, "quoit_overlaps", False)) or name in _OVERLAP
+
+
+def _in_order(hook: Callable[..., Any]) -> Callable[..., Any]:
+    from quoit import _build
+
+    call = _build.load_c10d().call_in_order
+    logging.getLogger("quoit").info(
+        "communication hook %s: every bucket is waited for, because what callbacks start must come "
+        "in the same order on all ranks. If its callbacks start no collectives, set "
+        "hook.quoit_overlaps = True",
+        getattr(hook, "__qualname__", hook),
+    )
+
+    @functools.wraps(hook)
+    def in_order(state: object, bucket: Any) -> Any:
+        return call(hook, state, bucket)
+
+    return in_order
+
+
 def _default(group: Group) -> Any:
     c10d = importlib.import_module("torch.distributed.distributed_c10d")
     return c10d._get_default_group() if group is None else group
@@ -182,10 +243,10 @@ def _default(group: Group) -> Any:
 
 def _all_ours(pg: Any) -> bool:
     devices = getattr(pg, "_device_types", [])
-    return bool(devices) and all(_backend(pg, device) is not None for device in devices)
+    return bool(devices) and all(backend_of(pg, device) is not None for device in devices)
 
 
-def _backend(pg: Any, device: Any) -> Any:
+def backend_of(pg: Any, device: Any) -> Any:
     """The backend of quoit that serves a device of the group, or None."""
     import torch
 

@@ -1,0 +1,45 @@
+#pragma once
+// Compressed collectives of tensors: what torch.distributed has no call for, reached through
+// quoit._c10d and used by python/quoit/compression.py.
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collective/compressed.h"
+
+namespace quoit {
+
+// One tensor of a buffer, as Python describes it.
+struct PartOfTensor {
+  std::int64_t count;
+  std::string codec;
+  std::optional<at::Tensor> residual;  // float32[count], contiguous, of the CPU
+};
+
+// A Compression, and the tensors whose memory it works on.
+struct TensorCompression {
+  TensorCompression(const std::vector<PartOfTensor>& parts,
+                    std::shared_ptr<CompressionReport> report);
+
+  std::shared_ptr<const Compression> how;
+  std::shared_ptr<CompressionReport> report;
+  std::vector<at::Tensor> held;
+};
+
+// What differs from call to call, as Python gives it.
+struct TensorTerms {
+  bool mean;
+  float unit;
+  std::uint64_t seed;
+  std::optional<std::uint64_t> fingerprint;
+  bool async_op;
+};
+
+// Equal for equal bytes, whatever the layout in which they would be printed: of what is in memory.
+// The tensors must be contiguous, or dense in some order of their dimensions.
+std::uint64_t fingerprint_of(const std::vector<at::Tensor>& tensors);
+
+}  // namespace quoit

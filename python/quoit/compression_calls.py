@@ -1,0 +1,80 @@
+"""quoit.all_reduce: one tensor by a codec. And the way from a torch group to quoit's own calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from quoit import _build, _core
+from quoit.codecs import Codec, LowRank
+from quoit.torch_calls import backend_of
+
+# What codecs know. Everything else travels as it is.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def all_reduce(
+    tensor: Tensor,
+    op: Any = dist.ReduceOp.SUM,
+    group: dist.ProcessGroup | None = None,
+    async_op: bool = False,
+    *,
+    codec: Codec | None = None,
+    residual: Tensor | None = None,
+) -> dist.Work | None:
+    """torch.distributed.all_reduce by a codec: in place, SUM or AVG, of a float tensor on the CPU.
+
+    residual: float32 of as many elements, zero at first: carries what the codec lost into the next
+        call with it (error feedback); of the mean, with AVG.
+
+    Raises UsageError for what cannot be compressed, and what torch.distributed.all_reduce does.
+    """
+    if codec is None:
+        if residual is not None:
+            raise _core.UsageError("all_reduce: a residual without a codec: give both, or neither")
+        return dist.all_reduce(tensor, op, group, async_op)
+    if isinstance(codec, LowRank):
+        raise _core.UsageError(
+            "all_reduce with LowRank: it keeps bases from call to call, which quoit.compress holds "
+            "for a model; a single tensor can have any other codec"
+        )
+    flat = None if residual is None else residual.view(-1)
+    native = _build.load_c10d()
+    parts = [native.Part(tensor.numel(), codec.name, flat)]
+    work: dist.Work | None = native.compressed_all_reduce(
+        native_backend(group),
+        tensor,
+        native.Compression(parts, native.CompressionReport()),
+        is_mean(op),
+        async_op=async_op,
+    )
+    if work is None or async_op:
+        return work
+    work.wait()
+    return None
+
+
+def is_mean(op: Any) -> bool:
+    """Whether a reduce op is AVG; raises UsageError unless it is that or SUM."""
+    if op == dist.ReduceOp.AVG:
+        return True
+    if op == dist.ReduceOp.SUM:
+        return False
+    raise _core.UsageError(
+        f"a compressed {op}: only SUM and AVG can be compressed; use another op, or no codec"
+    )
+
+
+def native_backend(group: dist.ProcessGroup | None) -> Any:
+    """The backend of a group, which must be quoit's."""
+    pg = dist.distributed_c10d._get_default_group() if group is None else group
+    backend = backend_of(pg, "cpu")
+    if backend is None:
+        raise _core.UsageError(
+            f"compression in a group of backend '{dist.get_backend(pg)}': it takes one of quoit: "
+            'init_process_group("quoit")'
+        )
+    return backend

@@ -1,0 +1,305 @@
+"""Gradient compression for FSDP2: `fully_shard`'s reduce-scatter, and its all-gather, by a codec.
+
+for layer in model.layers:
+    fully_shard(layer)
+fully_shard(model)
+state = quoit.compress(model, quoit.Int8())
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Shard
+
+from quoit import _build, _core
+from quoit.codecs import Codec, LowRank
+from quoit.compression_calls import DTYPES, is_mean, native_backend
+from quoit.compression_state import Kept, check, restore, summed
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A parameter's place in the blocks of its module: so many elements of each rank's block."""
+
+    name: str
+    shape: torch.Size
+    begin: int
+    count: int
+
+
+class ShardedState:
+    """Which codec each sharded module has, and what compression lost of its gradients.
+
+    model: fully_shard was applied to it, or to some of its submodules.
+    codec: of gradients: one for all modules, or by patterns (as in a shell) of the names of the
+        modules that fully_shard was applied to, the first that matches counting; "" is the name of
+        `model` itself. None: as they are.
+    parameters: of parameters on their way to the ranks that compute with them: all ranks then
+        compute with the same rounded ones, and each optimizes its own shard of the exact ones.
+    start: how many steps of a module go by before compression begins.
+    feedback: whether what was lost is added to the next gradient, by default as the codec advises.
+        It takes 4 bytes for each parameter of the whole module, on every rank.
+    scaler: the torch.amp.GradScaler in use, if any: what was lost is kept unscaled.
+    min_elements: modules with fewer travel as they are.
+
+    With HSDP, what travels inside a shard group is compressed, and not the all_reduce across them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        codec: Codec | Mapping[str, Codec | None] | None,
+        *,
+        parameters: Codec | None = None,
+        start: int = 0,
+        feedback: bool | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        min_elements: int = 4096,
+    ) -> None:
+        self.start = start
+        self.scaler = scaler
+        self._units: dict[str, _ReduceScatter] = {}
+        patterns = dict(codec) if isinstance(codec, Mapping) else {"*": codec}
+        for name, module in model.named_modules():
+            if not isinstance(module, FSDPModule):
+                continue
+            of = next((c for p, c in patterns.items() if fnmatch.fnmatchcase(name, p)), None)
+            if of is None and parameters is None:
+                continue
+            pieces, group = _pieces(name, module)
+            if sum(math.prod(piece.shape) for piece in pieces) < max(1, min_elements):
+                continue
+            for each in (of, parameters):
+                if isinstance(each, LowRank):
+                    raise _core.UsageError(
+                        f"compression of '{name}' by LowRank: the shards of fully_shard are no "
+                        "matrices; choose another codec, or DistributedDataParallel"
+                    )
+            if of is not None:
+                wanted = of.feedback if feedback is None else feedback
+                unit = _ReduceScatter(self, of, pieces, group, wanted)
+                self._units[name] = unit
+                module.set_custom_reduce_scatter(unit)  # type: ignore[arg-type]
+            if parameters is not None:
+                module.set_custom_all_gather(_AllGather(parameters, group))  # type: ignore[arg-type]
+        self._group = next((unit.group for unit in self._units.values()), None)
+
+    @property
+    def codecs(self) -> Mapping[str, Codec]:
+        """Of the gradients of each module by name; those that are not here travel as they are."""
+        return {name: unit.codec for name, unit in self._units.items()}
+
+    def report(self) -> Mapping[str, int | float]:
+        """Bytes and seconds of this rank since the beginning, gradients only."""
+        counts = [unit.counts for unit in self._units.values()]
+        return {
+            "calls": sum(c.calls for c in counts),
+            "plain_bytes": sum(c.plain_bytes for c in counts),
+            "sent_bytes": sum(c.sent_bytes for c in counts),
+            "codec_seconds": sum(c.codec_seconds for c in counts),
+        }
+
+    def residual_norm(self) -> float:
+        """The 2-norm of all that this rank lost and has not sent, as if the loss were unscaled."""
+        squares = [
+            float(unit.residual.double().square().sum())
+            for unit in self._units.values()
+            if unit.residual is not None
+        ]
+        return math.sqrt(sum(squares))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Residuals by parameter name, whole and summed over the ranks; all ranks call this."""
+        kept = self._kept()
+        parameters = {} if self._group is None else summed(kept, self._group)
+        return {"step": self._step(), "parameters": parameters}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what :meth:`state_dict` gave, to any number of ranks."""
+        if self._group is None:
+            return
+        kept = self._kept()
+        check(state, kept, self._group)
+        for name, tensors in kept.items():
+            restore(Kept(tensors["residual"]), state["parameters"][name], self._group.size())
+        for unit in self._units.values():
+            unit.step = int(state["step"])
+            unit.pack({name: each["residual"] for name, each in kept.items()})
+
+    def _step(self) -> int:
+        return max((unit.step for unit in self._units.values()), default=0)
+
+    def _kept(self) -> dict[str, dict[str, Tensor]]:
+        return {
+            name: {"residual": residual}
+            for unit in self._units.values()
+            for name, residual in unit.unpack().items()
+        }
+
+
+class _Comm:
+    """Memory for fully_shard's buffers: what ranks of one host read in place, if possible."""
+
+    group: dist.ProcessGroup
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        backend = native_backend(self.group)
+        if device.type == "cpu" and backend.supports_tensor_alloc(device):
+            memory: Tensor = backend.allocate_tensor(math.prod(size), dtype=dtype, device=device)
+            return memory
+        return torch.empty(*size, dtype=dtype, device=device)
+
+
+class _ReduceScatter(_Comm):
+    """One module's reduce-scatter, of gradients laid out rank by rank."""
+
+    def __init__(
+        self,
+        state: ShardedState,
+        codec: Codec,
+        pieces: Sequence[_Piece],
+        group: dist.ProcessGroup,
+        feedback: bool,
+    ) -> None:
+        self.state = state
+        self.codec = codec
+        self.pieces = pieces
+        self.group = group
+        self.step = 0
+        self.counts = _build.load_c10d().CompressionReport()
+        self._block = sum(piece.count for piece in pieces)
+        self.residual = torch.zeros(group.size() * self._block) if feedback else None
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        self.step += 1
+        if self.step <= self.state.start or input_tensor.dtype not in DTYPES:
+            return dist.reduce_scatter_tensor(output_tensor, input_tensor, op, group, async_op)
+        native, ranks = _build.load_c10d(), group.size()
+        count = input_tensor.numel() // ranks
+        # Parameters without a gradient are left out, and then nothing lies where it used to.
+        whole = self.residual is not None and count == self._block
+        residuals = self.residual.split(count) if whole else [None] * ranks  # type: ignore[union-attr]
+        parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
+        unit = 1.0 if self.state.scaler is None else self.state.scaler.get_scale()
+        work: dist.Work | None = native.compressed_reduce_scatter(
+            native_backend(group),
+            input_tensor,
+            output_tensor,
+            native.Compression(parts, self.counts),
+            is_mean(op),
+            unit,
+            async_op=async_op,
+        )
+        if work is not None and not async_op:
+            work.wait()
+            return None
+        return work
+
+    def unpack(self) -> dict[str, Tensor]:
+        """Copies of the residuals of whole parameters, by name."""
+        if self.residual is None:
+            return {}
+        blocks = self.residual.view(self.group.size(), self._block)
+        return {
+            piece.name: blocks[:, piece.begin : piece.begin + piece.count].flatten()[
+                : math.prod(piece.shape)
+            ]
+            for piece in self.pieces
+        }
+
+    def pack(self, residuals: Mapping[str, Tensor]) -> None:
+        """The reverse of :meth:`unpack`."""
+        if self.residual is None:
+            return
+        ranks = self.group.size()
+        self.residual.zero_()
+        blocks = self.residual.view(ranks, self._block)
+        for piece in self.pieces:
+            padded = torch.zeros(ranks * piece.count)
+            padded[: math.prod(piece.shape)] = residuals[piece.name].view(-1)
+            blocks[:, piece.begin : piece.begin + piece.count] = padded.view(ranks, piece.count)
+
+
+class _AllGather(_Comm):
+    """One module's all-gather of parameters."""
+
+    def __init__(self, codec: Codec, group: dist.ProcessGroup) -> None:
+        self.codec = codec
+        self.group = group
+        self.counts = _build.load_c10d().CompressionReport()
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        async_op: bool = False,
+    ) -> dist.Work | None:
+        if input_tensor.dtype not in DTYPES:
+            return dist.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
+        native, ranks = _build.load_c10d(), group.size()
+        mine = output_tensor.view(ranks, -1)[group.rank()]
+        if mine.data_ptr() != input_tensor.data_ptr():
+            mine.copy_(input_tensor.view(-1))
+        parts = [native.Part(mine.numel(), self.codec.name)] * ranks
+        work: dist.Work | None = native.compressed_all_gather(
+            native_backend(group),
+            output_tensor,
+            native.Compression(parts, self.counts),
+            async_op=async_op,
+        )
+        if work is not None and not async_op:
+            work.wait()
+            return None
+        return work
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def _pieces(name: str, module: nn.Module) -> tuple[list[_Piece], dist.ProcessGroup]:
+    """How the gradients of a module's own parameters lie in the blocks, in the order of FSDP2."""
+    inner = {
+        p
+        for other in module.modules()
+        if other is not module and isinstance(other, FSDPModule)
+        for p in other.parameters()
+    }
+    pieces: list[_Piece] = []
+    begin = 0
+    group: dist.ProcessGroup | None = None
+    for own, parameter in module.named_parameters():
+        if parameter in inner:
+            continue
+        full = f"{name}.{own}" if name else own
+        shard = parameter.placements[-1] if isinstance(parameter, DTensor) else None
+        if not isinstance(shard, Shard) or shard.dim != 0:
+            raise _core.UsageError(
+                f"compression of '{full}', which is laid out as {shard}: only parameters that "
+                "fully_shard splits along dimension 0 can be compressed; give its module None as "
+                "codec"
+            )
+        mesh = parameter.device_mesh
+        group = mesh.get_group(mesh.ndim - 1)
+        shape = parameter.shape
+        rows = -(-shape[0] // group.size())
+        pieces.append(_Piece(full, shape, begin, rows * math.prod(shape[1:])))
+        begin += pieces[-1].count
+    return pieces, group if group is not None else dist.distributed_c10d._get_default_group()
