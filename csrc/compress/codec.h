@@ -32,7 +32,7 @@ class Codec {
   [[nodiscard]] virtual std::size_t bytes(std::size_t count) const = 0;
 
   // Writes bytes(from.count) bytes. A block of zeros decodes to zeros; one that holds anything not
-  // finite decodes to NaN.
+  // finite decodes to NaN. (A tile, of codecs whose blocks are tiles.)
   virtual void encode(const Source& from, std::byte* out) const = 0;
 
   // The same bits on every machine.
@@ -62,9 +62,12 @@ CodecPtr make_fp8(const CodecKernels& kernels);
 CodecPtr make_int4(const CodecKernels& kernels);
 CodecPtr make_int4_hadamard(const CodecKernels& kernels);
 CodecPtr make_int8(const CodecKernels& kernels);
+// Of a name such as "topk(ratio=0.01, bits=8)"; throws UsageError for any other.
+CodecPtr make_topk(std::string_view name, const CodecKernels& kernels);
 
 // The codec of that name: "raw", "bf16", "bf16(stochastic)", "fp8", "int8", "int4",
-// "int4(hadamard)", "sign", "sign(vote)". Throws UsageError for any other.
+// "int4(hadamard)", "sign", "sign(vote)", "topk(ratio=0.01, bits=8)". Throws UsageError for any
+// other.
 CodecPtr codec_named(std::string_view name, Isa isa = isa_in_use());
 
 }  // namespace quoit

@@ -51,6 +51,16 @@ struct SignKernels {
   void (*vote)(const SignVote& vote, float* out);
 };
 
+// ---- The largest of a tile (topk_format.h, which has the layout).
+
+struct TopKLayout;
+
+struct TopKKernels {
+  void (*encode)(const Source& from, const TopKLayout& layout, std::byte* out);
+  void (*decode)(const std::byte* in, const TopKLayout& layout, float* out, std::size_t count);
+  void (*add)(const std::byte* in, const TopKLayout& layout, float* sum, std::size_t count);
+};
+
 // ---- All of them.
 
 // Encoding reads `in` and `carried` once. Pointers need no alignment beyond that of a float.
@@ -72,6 +82,7 @@ struct CodecKernels {
   TileKernels int4;
   TileKernels int4_hadamard;
   SignKernels sign;
+  TopKKernels topk;
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError

@@ -7,6 +7,7 @@
 #include "kernels/int8_loops.h"
 #include "kernels/sign_loops.h"
 #include "kernels/source_loops.h"
+#include "kernels/topk_loops.h"
 
 namespace quoit {
 namespace {
@@ -25,6 +26,7 @@ constexpr CodecKernels kCodecKernels{
     .int4 = kTileKernels<Int4Format>,
     .int4_hadamard = kTileKernels<Int4HadamardFormat>,
     .sign = kSignKernels,
+    .topk = kTopKKernels,
 };
 
 }  // namespace

@@ -18,5 +18,18 @@ inline std::uint32_t negative_32(const float* x) {
   return bits;
 }
 
+// Bit i: the magnitude x[i], or that of the float of such bits, is at least `least`, which is not
+// 0.
+inline std::uint32_t at_least_32(const std::int32_t* x, std::int32_t least) {
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff), below = _mm256_set1_epi32(least - 1);
+  std::uint32_t bits = 0;
+  for (unsigned i = 0; i < 32; i += 8) {
+    const __m256i eight = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+    const __m256i above = _mm256_cmpgt_epi32(_mm256_and_si256(eight, magnitude), below);
+    bits |= static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(above))) << i;
+  }
+  return bits;
+}
+
 }  // namespace
 }  // namespace quoit

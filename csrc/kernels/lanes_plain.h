@@ -13,5 +13,14 @@ inline std::uint32_t negative_32(const float* x) {
   return bits;
 }
 
+// Bit i: the magnitude x[i], or that of the float of such bits, is at least `least`, which is not
+// 0.
+inline std::uint32_t at_least_32(const std::int32_t* x, std::int32_t least) {
+  std::uint32_t bits = 0;
+  for (unsigned i = 0; i < 32; ++i)
+    bits |= static_cast<std::uint32_t>((x[i] & 0x7fffffff) >= least) << i;
+  return bits;
+}
+
 }  // namespace
 }  // namespace quoit

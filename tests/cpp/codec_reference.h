@@ -1,15 +1,31 @@
 #pragma once
 // What the codecs of blocks must write, one element after the other and in double precision
 // wherever a float is not part of the definition; shares no code with the kernels.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <vector>
 
 struct Reference {
   std::vector<std::uint8_t> bytes;
   std::vector<float> decoded;
+};
+
+// What a name such as "topk(ratio=0.01, bits=8)" says; no bits: it is none of these.
+struct TopK {
+  double ratio = 0;
+  unsigned bits = 0;
+
+  explicit TopK(const std::string& name) {
+    if (std::sscanf(name.c_str(), "topk(ratio=%lf, bits=%u)", &ratio, &bits) != 2) bits = 0;
+  }
+  [[nodiscard]] std::size_t kept(std::size_t count) const {
+    return std::max(1L, std::lround(ratio * static_cast<double>(count)));
+  }
 };
 
 // What a tile of `count` takes: a header for each block, the codes, rounded up to a multiple of 4.
@@ -20,6 +36,10 @@ inline std::size_t reference_bytes(const std::string& name, std::size_t count) {
   if (name == "fp8" || name == "int8") bytes = 2 * blocks(128) + count;
   if (name == "int4") bytes = 3 * blocks(64) + (count + 1) / 2;
   if (name == "int4(hadamard)") bytes = (2 + 64) * blocks(128);
+  if (const TopK topk(name); topk.bits > 0) {
+    const std::size_t kept = topk.kept(count);
+    bytes = 6 + (12 * kept + 7) / 8 + (topk.bits * kept + 7) / 8;
+  }
   return bytes + (4 - bytes % 4) % 4;
 }
 
@@ -141,12 +161,57 @@ inline void reference_int4(const std::vector<float>& p, Reference& out) {
   }
 }
 
-// Of bf16, fp8, int8 and int4; the others are random or not defined bit by bit.
+inline void reference_topk(const TopK& topk, const std::vector<float>& p, Reference& out) {
+  if (!std::all_of(p.begin(), p.end(), [](float x) { return std::isfinite(x); })) {
+    put(out.bytes, 0, 0x7fc0);
+    std::fill(out.decoded.begin(), out.decoded.end(), NAN);
+    return;
+  }
+  std::vector<std::size_t> order(p.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  order.erase(std::remove_if(order.begin(), order.end(), [&](std::size_t i) { return p[i] == 0; }),
+              order.end());
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return std::fabs(p[a]) > std::fabs(p[b]); });
+  const std::size_t most = topk.kept(p.size()), codes_at = 6 + (12 * most + 7) / 8;
+  order.resize(std::min(order.size(), most));
+  if (order.empty()) return;
+  const float largest = std::fabs(p[order.front()]), least = std::fabs(p[order.back()]);
+  std::sort(order.begin(), order.end());
+  const unsigned last = (1U << (topk.bits - 1)) - 1;
+  const auto steps = static_cast<float>(last);
+  const float low = least < 0x1p-126F ? 0 : brain(least, -1), range = largest - low;
+  float step = range < steps * 0x1p-126F ? 0 : brain(range / steps, 1);
+  const auto point = [&](unsigned code) {
+    const float above = static_cast<float>(code) * step;
+    return low + above;
+  };
+  while (!std::isfinite(point(last)))
+    step = reinterpreted<float>(reinterpreted<std::uint32_t>(step) - 0x10000);
+  put(out.bytes, 0, brain_bits(low));
+  put(out.bytes, 2, brain_bits(step));
+  put(out.bytes, 4, static_cast<std::uint16_t>(order.size()));
+  const auto put_bits = [&](std::size_t at, std::size_t bit, unsigned value) {
+    for (; value != 0; value >>= 1, ++bit)
+      out.bytes[at + bit / 8] |= static_cast<std::uint8_t>((value & 1) << bit % 8);
+  };
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const float x = p[order[i]], above = std::fabs(x) - low;
+    const float quotient = step == 0 ? 0 : above / step;
+    const auto code = static_cast<unsigned>(std::nearbyint(std::min(quotient, steps)));
+    put_bits(6, 12 * i, static_cast<unsigned>(order[i]));
+    put_bits(codes_at, topk.bits * i, code + (std::signbit(x) ? last + 1 : 0));
+    out.decoded[order[i]] = std::copysign(point(code), x);
+  }
+}
+
+// Of bf16, fp8, int8, int4 and topk; the others are random or not defined bit by bit.
 inline Reference reference(const std::string& name, const std::vector<float>& p) {
   Reference out{std::vector<std::uint8_t>(reference_bytes(name, p.size())),
                 std::vector<float>(p.size())};
   if (name == "fp8" || name == "int8") reference_symmetric(name == "fp8", p, out);
   if (name == "int4") reference_int4(p, out);
+  if (const TopK topk(name); topk.bits > 0) reference_topk(topk, p, out);
   if (name == "bf16") {
     for (std::size_t i = 0; i < p.size(); ++i) {
       const double steps = std::nearbyint(std::ldexp(double{p[i]}, 133));  // of a denormal bfloat16
