@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "compress/codec.h"
+#include "compress/low_rank.h"
 
 namespace quoit {
 
@@ -15,6 +16,7 @@ struct Part {
   // What earlier calls lost of it: where.count floats, updated by every call; null: losses are
   // lost.
   float* residual = nullptr;
+  std::shared_ptr<const LowRank> matrix = nullptr;  // of one that is sent as factors
 };
 
 // Up to kTile elements of one part. The result goes where they came from.
