@@ -43,8 +43,12 @@ void bind_compression(py::module_& m) {
         return static_cast<double>(r.codec_nanos.load()) * 1e-9;
       });
   py::class_<PartOfTensor>(m, "Part", "One tensor of a compressed buffer.")
-      .def(py::init<std::int64_t, std::string, std::optional<at::Tensor>>(), py::arg("count"),
-           py::arg("codec"), py::arg("residual") = std::nullopt);
+      .def(py::init<std::int64_t, std::string, std::optional<at::Tensor>, std::int64_t,
+                    std::int64_t, std::optional<at::Tensor>, std::optional<at::Tensor>,
+                    std::optional<at::Tensor>>(),
+           py::arg("count"), py::arg("codec"), py::arg("residual") = std::nullopt,
+           py::arg("rows") = 0, py::arg("cols") = 0, py::arg("p") = std::nullopt,
+           py::arg("q") = std::nullopt, py::arg("turn") = std::nullopt);
   py::class_<TensorCompression, std::shared_ptr<TensorCompression>>(
       m, "Compression", "How the tensors of a buffer are compressed, one after another.")
       .def(py::init([](const std::vector<PartOfTensor>& parts,

@@ -8,18 +8,41 @@ namespace {
 
 using c10d::OpType;
 
+// The memory of a tensor that a codec keeps.
+template <class T>
+T* memory_of(const at::Tensor& tensor, std::int64_t count, const char* what) {
+  constexpr at::ScalarType kType = c10::CppTypeToScalarType<T>::value;
+  QUOIT_CHECK(tensor.scalar_type() == kType && tensor.is_contiguous() &&
+                  tensor.device().is_cpu() && tensor.numel() == count,
+              UsageError, "compression: ", what, " is a ", c10::toString(tensor.scalar_type()),
+              " tensor of ", tensor.numel(), " elements on ", tensor.device().str(),
+              "; it must be contiguous on the CPU, of dtype ", c10::toString(kType), ", with ",
+              count, " elements");
+  return tensor.mutable_data_ptr<T>();
+}
+
+std::shared_ptr<LowRank> matrix_of(const PartOfTensor& part, LowRank matrix) {
+  QUOIT_CHECK(part.residual && part.p && part.q && part.turn && part.rows > 0 && part.cols > 0 &&
+                  part.rows * part.cols == part.count,
+              UsageError, "compression by ", part.codec, ": a tensor of ", part.count,
+              " elements as a matrix of ", part.rows, " x ", part.cols,
+              ": it needs its shape, a residual, both bases and the turn");
+  const auto rank = static_cast<std::int64_t>(matrix.rank);
+  matrix.rows = static_cast<std::size_t>(part.rows);
+  matrix.cols = static_cast<std::size_t>(part.cols);
+  matrix.p = memory_of<float>(*part.p, rank * part.rows, "p");
+  matrix.q = memory_of<float>(*part.q, rank * part.cols, "q");
+  matrix.turn = memory_of<std::int64_t>(*part.turn, 1, "turn");
+  return std::make_shared<LowRank>(matrix);
+}
+
 Part part_of(const PartOfTensor& part, std::size_t begin) {
-  QUOIT_CHECK(part.count >= 0, UsageError, "a compressed tensor of ", part.count,
-              " elements: give its number of elements");
-  Part made{{begin, static_cast<std::size_t>(part.count)}, codec_named(part.codec)};
-  if (!part.residual) return made;
-  const at::Tensor& residual = *part.residual;
-  QUOIT_CHECK(residual.scalar_type() == at::kFloat && residual.is_contiguous() &&
-                  residual.device().is_cpu() && residual.numel() == part.count,
-              UsageError, "the residual of a tensor of ", part.count, " elements is a ",
-              c10::toString(residual.scalar_type()), " tensor of ", residual.numel(), " on ",
-              residual.device().str(), "; it must be float32, contiguous, of the CPU, and as large");
-  made.residual = residual.mutable_data_ptr<float>();
+  QUOIT_CHECK(part.count >= 0, UsageError, "compression: a tensor of ", part.count, " elements");
+  const std::optional<LowRank> matrix = low_rank_named(part.codec);
+  Part made{{begin, static_cast<std::size_t>(part.count)},
+            codec_named(matrix ? "raw" : part.codec)};
+  if (part.residual) made.residual = memory_of<float>(*part.residual, part.count, "the residual");
+  if (matrix) made.matrix = matrix_of(part, *matrix);
   return made;
 }
 
@@ -42,7 +65,8 @@ TensorCompression::TensorCompression(const std::vector<PartOfTensor>& parts,
   for (const PartOfTensor& part : parts) {
     made.push_back(part_of(part, begin));
     begin += made.back().where.count;
-    if (part.residual) held.push_back(*part.residual);
+    for (const auto* kept : {&part.residual, &part.p, &part.q, &part.turn})
+      if (*kept) held.push_back(**kept);
   }
   how = std::make_shared<const Compression>(std::move(made));
 }

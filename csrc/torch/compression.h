@@ -16,7 +16,13 @@ namespace quoit {
 struct PartOfTensor {
   std::int64_t count;
   std::string codec;
-  std::optional<at::Tensor> residual;  // float32[count], contiguous, of the CPU
+  std::optional<at::Tensor> residual;  // float32[count]; this and the others contiguous, of the CPU
+  // Of a low-rank codec, which needs a residual too: see compress/low_rank.h.
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::optional<at::Tensor> p;     // float32[rank * rows]
+  std::optional<at::Tensor> q;     // float32[rank * cols]
+  std::optional<at::Tensor> turn;  // int64[1]
 };
 
 // A Compression, and the tensors whose memory it works on.

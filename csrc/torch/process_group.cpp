@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/host.h"
+#include "torch/arena_allocator.h"
 #include "torch/meeting.h"
 
 namespace quoit {
@@ -46,11 +47,8 @@ at::Tensor ProcessGroupQuoit::allocateTensor(long size, at::TensorOptions option
   return translated([&] {
     QUOIT_CHECK(options.device().is_cpu(), UsageError, "allocate_tensor: asked for memory on ",
                 options.device().str(), "; quoit has that of the CPU");
-    const std::size_t bytes = static_cast<std::size_t>(size) * options.dtype().itemsize();
-    std::shared_ptr<std::byte> memory = communicator().engine().arena().allocate(bytes);
-    std::byte* const data = memory.get();
-    const auto free = [memory = std::move(memory)](void*) mutable { memory.reset(); };
-    return at::from_blob(data, {size}, free, options);
+    communicator();
+    return tensor_in_arena(size, options);
   });
 }
 

@@ -34,7 +34,17 @@ class CompressionReport:
 class Part:
     """One tensor of a compressed buffer."""
 
-    def __init__(self, count: int, codec: str, residual: Tensor | None = None) -> None: ...
+    def __init__(
+        self,
+        count: int,
+        codec: str,
+        residual: Tensor | None = None,
+        rows: int = 0,
+        cols: int = 0,
+        p: Tensor | None = None,
+        q: Tensor | None = None,
+        turn: Tensor | None = None,
+    ) -> None: ...
 
 class Compression:
     """How the tensors of a buffer are compressed, one after another."""
