@@ -5,6 +5,7 @@
 #include "kernels/fp8_loops.h"
 #include "kernels/int4_loops.h"
 #include "kernels/int8_loops.h"
+#include "kernels/low_rank_loops.h"
 #include "kernels/sign_loops.h"
 #include "kernels/source_loops.h"
 
@@ -25,6 +26,7 @@ constexpr CodecKernels kCodecKernels{
     .int4 = kTileKernels<Int4Format>,
     .int4_hadamard = kTileKernels<Int4HadamardFormat>,
     .sign = kSignKernels,
+    .low_rank = kLowRankKernels,
 };
 
 }  // namespace
