@@ -4,7 +4,6 @@
 #include <array>
 #include <optional>
 
-#include "core/clock.h"
 #include "core/hash.h"
 
 namespace quoit {
@@ -20,22 +19,6 @@ constexpr std::size_t kShortestSegment = 32 * 1024;
 constexpr std::size_t kSegments = 8;  // of a chunk, between these limits
 
 enum class Stages { Scatter, Gather, Both };
-
-// Adds the time in its scope to a report's.
-class Timed {
- public:
-  explicit Timed(CompressionReport& report) : report_(report), start_(Clock::now()) {}
-  ~Timed() {
-    report_.codec_nanos += static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start_).count());
-  }
-  Timed(const Timed&) = delete;
-  Timed& operator=(const Timed&) = delete;
-
- private:
-  CompressionReport& report_;
-  Clock::time_point start_;
-};
 
 // The chunks of a collective, each cut into as many segments.
 class Plan {

@@ -13,6 +13,7 @@
 
 #include "collective/hierarchy.h"
 #include "compress/tiles.h"
+#include "core/clock.h"
 
 namespace quoit {
 
@@ -38,6 +39,22 @@ class Compression {
  private:
   std::vector<Part> parts_;
   std::array<std::uint8_t, 5> digest_;
+};
+
+// Adds the time in its scope to a report's.
+class Timed {
+ public:
+  explicit Timed(CompressionReport& report) : report_(report), start_(Clock::now()) {}
+  ~Timed() {
+    report_.codec_nanos += static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start_).count());
+  }
+  Timed(const Timed&) = delete;
+  Timed& operator=(const Timed&) = delete;
+
+ private:
+  CompressionReport& report_;
+  Clock::time_point start_;
 };
 
 // What differs from call to call.

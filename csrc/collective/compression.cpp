@@ -1,6 +1,9 @@
 // The compressed collectives of a communicator.
 #include "collective/communicator.h"
+#include "collective/factored.h"
+#include "compress/factoring.h"
 #include "core/copy.h"
+#include "core/hash.h"
 
 namespace quoit {
 namespace {
@@ -8,9 +11,22 @@ namespace {
 // Residuals and random rounding aside, ranks must mean the same.
 std::array<std::uint8_t, 5> digest_of(const std::vector<Part>& parts) {
   std::string said;
-  for (const Part& part : parts)
-    said += text(part.where.count, " ", part.codec->name(), part.residual ? "+" : "", ";");
+  for (const Part& part : parts) {
+    said += text(part.where.count, " ", part.codec->name(), part.residual ? "+" : "");
+    if (part.matrix)
+      said += text(" ", name_of(*part.matrix), part.matrix->rows, "x", part.matrix->cols);
+    said += ";";
+  }
   return digest_of_text(said);
+}
+
+// That, and whose turn it is in low-rank parts.
+std::array<std::uint8_t, 5> digest_now(const Compression& how) {
+  Hash hash;
+  for (const std::uint8_t byte : how.digest()) hash.take(byte);
+  for (const Part& part : how.parts())
+    if (part.matrix) hash.take(static_cast<std::uint64_t>(*part.matrix->turn));
+  return hash.digest();
 }
 
 void check_mean_or_sum(ReduceOp op) {
@@ -47,8 +63,11 @@ std::vector<TileRange> in_ring_order(const std::vector<TileRange>& by_rank, cons
 
 }  // namespace
 
-Compression::Compression(std::vector<Part> parts)
-    : parts_(std::move(parts)), digest_(digest_of(parts_)) {}
+Compression::Compression(std::vector<Part> parts) : parts_(std::move(parts)) {
+  for (const Part& part : parts_)
+    if (part.matrix) check_low_rank(part);
+  digest_ = digest_of(parts_);
+}
 
 Compressor Communicator::compressor(std::shared_ptr<const Compression> how,
                                     const CompressionTerms& terms, std::size_t plain_bytes) const {
@@ -80,11 +99,14 @@ Task Communicator::reduce_compressed(Call call, View data, std::vector<Tile> til
     for (const Tile& tile : tiles) settle_residual(tile, by.terms);
     co_return;
   }
+  call.blocks = digest_now(*by.how);
   co_await greeting(call);
-  if (shape_.hosts > 1 && shape_.ranks_per_host > 1 && !made_of_messages(us_.algorithm))
-    co_await hierarchical_sra(board(), *us_.network, lanes_, call, std::move(tiles), std::move(by));
-  else
-    co_await sra_all_reduce(*us_.network, ring_, std::move(tiles), std::move(by));
+  const auto sum = [this, call, by](std::vector<Tile> some) {
+    return shape_.hosts > 1 && shape_.ranks_per_host > 1 && !made_of_messages(us_.algorithm)
+               ? hierarchical_sra(board(), *us_.network, lanes_, call, std::move(some), by)
+               : sra_all_reduce(*us_.network, ring_, std::move(some), by);
+  };
+  co_await all_reduce_with_factors(data, std::move(tiles), by, sum);
   if (fingerprint) co_await compare_replicas(*us_.network, ring_, data, *fingerprint);
 }
 
@@ -149,6 +171,9 @@ Task Communicator::gather_compressed(Call call, std::vector<Tile> tiles, Compres
 void Communicator::check_blocks(const Compression& how, const char* what) const {
   QUOIT_CHECK(how.parts().size() == static_cast<std::size_t>(size()), UsageError, what, ": got ",
               how.parts().size(), " blocks; give one for each of the ", size(), " ranks");
+  for (const Part& part : how.parts())
+    QUOIT_CHECK(!part.matrix, UsageError, what, " with the codec ", name_of(*part.matrix),
+                ": only an all_reduce has whole matrices; choose another codec");
 }
 
 }  // namespace quoit

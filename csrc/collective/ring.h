@@ -64,6 +64,7 @@ class Scratch {
 struct Workspace {
   Scratch segments;  // where segments land before they are reduced
   Scratch copy;      // of an input that must not change
+  Scratch factors;   // of low-rank parts
 };
 
 // Copies a rank's own input to where messages will meet it; PREMUL_SUM scales it on the way.

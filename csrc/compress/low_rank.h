@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/low_rank_kernels.h"
+
 namespace quoit {
 
 // One matrix, row-major: a Part of a buffer that carries one of these is compressed by it, whatever
@@ -25,7 +27,7 @@ struct LowRank {
   std::size_t rank = 0;  // 1 to min(rows, cols)
   std::size_t rows = 0;
   std::size_t cols = 0;
-  float* p = nullptr;            // rank columns of `rows` floats, one after another
+  float* p = nullptr;            // rank columns of `rows` floats; PowerSGD needs none
   float* q = nullptr;            // rank columns of `cols` floats
   std::int64_t* turn = nullptr;  // calls so far; ACP: an even one sends P, an odd one Q
 };
@@ -35,5 +37,11 @@ std::string name_of(const LowRank& matrix);
 
 // The method and rank of such a name; nothing where it is of another form.
 std::optional<LowRank> low_rank_named(std::string_view name);
+
+// Replaces the columns by an orthonormal basis of what they span; columns that depend on others,
+// zeros, and what is not finite, by random ones. Equal bits and keys give equal bits, on all
+// instruction sets. What pads the columns must be zero.
+void make_orthonormal(const LowRankKernels& kernels, const Factor& a, std::size_t rows,
+                      std::uint64_t key);
 
 }  // namespace quoit

@@ -64,7 +64,7 @@ void add_up(const Tile& tile, std::span<const std::byte* const> theirs, const Te
   alignas(64) Scratch scratch;
   Contributions from{own_part(tile, terms, scratch), theirs};
   from.own.key = key_of(tile, terms, 0);
-  if (tile.residual == nullptr) from.divide_by = terms.after;
+  if (tile.residual == nullptr && !tile.scaled) from.divide_by = terms.after;
   tile.codec->sum(from, total);
 }
 
@@ -90,12 +90,24 @@ std::vector<Tile> cut_into_tiles(View data, const std::vector<Part>& parts) {
       const std::size_t count = std::min(kTile, part.where.count - done);
       tiles.push_back({data.at({part.where.begin + done, count}), part.codec.get(),
                        part.residual ? part.residual + done : nullptr, part.codec->bytes(count),
-                       tiles.size()});
+                       tiles.size(), part.matrix != nullptr});
     }
   }
   QUOIT_CHECK(covered == data.count, UsageError, "the tensors of a compressed buffer end at ",
               covered, ", the buffer at element ", data.count);
   return tiles;
+}
+
+void cut_factor(View factor, const Codec& codec, std::vector<Tile>& tiles) {
+  for (std::size_t done = 0; done < factor.count; done += kTile) {
+    const std::size_t count = std::min(kTile, factor.count - done);
+    tiles.push_back({.data = factor.at({done, count}),
+                     .codec = &codec,
+                     .residual = nullptr,
+                     .bytes = codec.bytes(count),
+                     .index = tiles.size(),
+                     .scaled = true});
+  }
 }
 
 std::size_t encoded_bytes(const std::vector<Tile>& tiles, TileRange range) {

@@ -24,8 +24,10 @@ struct Tile {
   View data;  // float32, bfloat16 or float16
   const Codec* codec;
   float* residual;
-  std::size_t bytes;    // encoded
-  std::uint64_t index;  // in the buffer; seeds random rounding
+  std::size_t bytes;       // encoded
+  std::uint64_t index;     // in the buffer; seeds random rounding
+  bool of_matrix = false;  // of a low-rank part: travels as factors instead
+  bool scaled = false;     // of a factor: not to be divided
 };
 
 // How a sum over ranks is scaled. Tensors with a residual are divided before they are encoded, so
@@ -41,6 +43,9 @@ struct Terms {
 // Cuts `data` into tiles. The parts must cover it from the beginning to the end, in order, and its
 // dtype must be one that codecs know (UsageError).
 std::vector<Tile> cut_into_tiles(View data, const std::vector<Part>& parts);
+
+// Appends the tiles of a low-rank part's factor.
+void cut_factor(View factor, const Codec& codec, std::vector<Tile>& tiles);
 
 // A run of tiles, as indices.
 struct TileRange {

@@ -71,7 +71,7 @@ std::string describe_mismatch(int peer, const Call& theirs, const Call& mine) {
               describe(mine),
               theirs.blocks == mine.blocks ? ""
               : compresses(mine.op) && compresses(theirs.op)
-                  ? " with tensors of other sizes or codecs"
+                  ? " with tensors of other sizes or codecs, or low-rank factors of another step"
                   : " with blocks of other sizes",
               ". All ranks of a group must make the same calls in the same order, "
               "with the same dtype, size, reduce op and root");

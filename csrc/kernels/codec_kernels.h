@@ -2,6 +2,7 @@
 // What the codecs of csrc/compress ask of the kernels: loops that are compiled once for each
 // instruction set, and give the same bits on all of them.
 #include "kernels/kernel_table.h"
+#include "kernels/low_rank_kernels.h"
 #include "kernels/reduce.h"
 
 namespace quoit {
@@ -83,6 +84,7 @@ struct CodecKernels {
   TileKernels int4_hadamard;
   SignKernels sign;
   TopKKernels topk;
+  LowRankKernels low_rank;
 };
 
 // The table of an instruction set, by default the best that this CPU has. Throws UnavailableError

@@ -5,6 +5,7 @@
 #include "kernels/fp8_loops.h"
 #include "kernels/int4_loops.h"
 #include "kernels/int8_loops.h"
+#include "kernels/low_rank_loops.h"
 #include "kernels/sign_loops.h"
 #include "kernels/source_loops.h"
 #include "kernels/topk_loops.h"
@@ -27,6 +28,7 @@ constexpr CodecKernels kCodecKernels{
     .int4_hadamard = kTileKernels<Int4HadamardFormat>,
     .sign = kSignKernels,
     .topk = kTopKKernels,
+    .low_rank = kLowRankKernels,
 };
 
 }  // namespace

@@ -1,0 +1,72 @@
+#include "collective/factored.h"
+
+#include <utility>
+
+#include "compress/factoring.h"
+
+namespace quoit {
+namespace {
+
+// Between two stretches of arithmetic: lets other calls, and threads that want to make some, have
+// their turn.
+class Breath final : public Pollable {
+ public:
+  bool ready() override { return std::exchange(taken_, true); }
+  [[nodiscard]] bool awaits(int) const override { return false; }
+  [[nodiscard]] std::string awaited() const override { return "this rank's own arithmetic"; }
+  void result() const {}
+
+ private:
+  bool taken_ = false;
+};
+
+// The memory holds two factors of each, and room for what is sent behind them.
+std::vector<Factoring> matrices_of(View data, const Compressor& by, float*& room) {
+  std::size_t floats = 0;
+  for (const Part& part : by.how->parts())
+    if (part.matrix) floats += Factoring::floats(*part.matrix);
+  room = reinterpret_cast<float*>(by.workspace->factors.get(3 * floats * sizeof(float)));
+  std::vector<Factoring> matrices;
+  for (const Part& part : by.how->parts()) {
+    if (!part.matrix) continue;
+    matrices.emplace_back(part, data.at(part.where), by.terms, room);
+    room += 2 * Factoring::floats(*part.matrix);
+  }
+  return matrices;
+}
+
+}  // namespace
+
+Task all_reduce_with_factors(View data, std::vector<Tile> tiles, Compressor by, SumTiles sum) {
+  std::erase_if(tiles, [](const Tile& tile) { return tile.of_matrix; });
+  float* room = nullptr;
+  std::vector<Factoring> matrices = matrices_of(data, by, room);
+  const auto timed = [&by](const auto& step) {
+    const Timed time(*by.report);
+    step();
+    return Breath();
+  };
+  for (int exchange = 0;; ++exchange) {
+    std::vector<Factoring*> sent;
+    for (Factoring& matrix : matrices)
+      if (exchange < matrix.exchanges()) sent.push_back(&matrix);
+    for (Factoring* matrix : sent) co_await timed([&] { matrix->begin(exchange); });
+    float* to = room;
+    for (Factoring* matrix : sent) {
+      for (std::size_t i = 0; i < matrix->stripes(); ++i)
+        co_await timed([&] { matrix->multiply(i); });
+      const View factor = matrix->give(to);
+      cut_factor(factor, matrix->codec(), tiles);
+      to += factor.count;
+    }
+    if (tiles.empty()) break;
+    co_await sum(std::exchange(tiles, {}));
+    for (Factoring* matrix : sent) matrix->take();
+  }
+  for (Factoring& matrix : matrices) {
+    for (std::size_t i = 0; i < matrix.stripes(); ++i) co_await timed([&] { matrix.restore(i); });
+    matrix.end();
+  }
+}
+
+}  // namespace quoit

@@ -1,0 +1,57 @@
+#pragma once
+// What compress/low_rank.cpp asks of the kernels. Matrices are row-major; factors have columns,
+// each padded with zeros to a multiple of kFactorPad numbers.
+#include <cstddef>
+#include <cstdint>
+
+namespace quoit {
+
+struct Source;  // codec_kernels.h
+
+inline constexpr std::size_t kFactorPad = 8;
+
+inline constexpr std::size_t padded_to_factor(std::size_t count) {
+  return (count + kFactorPad - 1) / kFactorPad * kFactorPad;
+}
+
+struct Factor {
+  float* at;           // the first column
+  std::size_t stride;  // between columns: a multiple of kFactorPad
+  std::size_t columns;
+
+  // The same columns from row `row` on.
+  [[nodiscard]] Factor from(std::size_t row) const { return {at + row, stride, columns}; }
+};
+
+// left * right^T
+struct FactorPair {
+  Factor left;
+  Factor right;
+};
+
+// The numbers of a Source are rows of `cols` each.
+struct LowRankKernels {
+  // into = p * right
+  void (*times)(const Source& p, std::size_t cols, const Factor& right, const Factor& into);
+  // into += p^T * left
+  void (*transposed_times)(const Source& p, std::size_t cols, const Factor& left,
+                           const Factor& into);
+  // The residual becomes that of p - given, but where that is not finite; out, which may be
+  // p.in, becomes the sum. Without a residual only `out` is written.
+  void (*restore)(const Source& p, std::size_t cols, const FactorPair& given, const FactorPair& sum,
+                  float* out);
+
+  // ---- Of `rows` rows of a factor, a multiple of kFactorPad.
+
+  // gram[i * columns + j] = the dot product of columns i and j, for i <= j.
+  void (*gram)(const Factor& a, std::size_t rows, double* gram);
+  // a = a * R^-1; R: upper triangle, rows of `columns`, with 1 / R_jj on its diagonal. scratch:
+  // kSolveRows doubles for each column.
+  void (*solve)(const Factor& a, std::size_t rows, const double* triangle, double* scratch);
+  // a[i] = a[i] * by + a random number up to `noise`, that depends on i and the key
+  void (*blur)(float* a, std::size_t count, double by, float noise, std::uint32_t key);
+};
+
+inline constexpr std::size_t kSolveRows = 64;
+
+}  // namespace quoit

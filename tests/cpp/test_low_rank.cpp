@@ -1,0 +1,466 @@
+// Low-rank parts: the sum of what comes out and what is kept is what went in, replicas are
+// bit-identical, and what is not finite leaves no trace.
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "compress/factoring.h"
+#include "kernels/cast.h"
+#include "world.h"
+
+using namespace quoit;
+using namespace quoit::test;
+
+namespace {
+
+struct World {
+  int ranks;
+  int hosts;
+  std::string transport = "auto";
+};
+const std::vector<World> kWorlds{{2, 1}, {3, 1}, {4, 2}, {4, 4, "tcp"}, {5, 2}, {8, 2}};
+
+const std::vector<LowRank::Method> kMethods{LowRank::Method::Acp, LowRank::Method::PowerSgd};
+
+struct Sides {
+  std::size_t rows, cols, rank;
+};
+
+// A tensor of a buffer: a matrix, or something else of `size` elements.
+struct Tensor {
+  Sides shape{};
+  std::string codec{};
+  std::size_t size = 0;
+  [[nodiscard]] std::size_t count() const { return size > 0 ? size : shape.rows * shape.cols; }
+};
+
+// Sides that do and do not fill lanes, panels and stripes; more rows than columns and fewer.
+const std::vector<Tensor> kTensors{
+    {{}, "raw", 33}, {{70, 1037, 4}}, {{129, 65, 5}},   {{}, "int8", 5000}, {{9, 9, 9}},
+    {{1, 300, 1}},   {{257, 3, 2}},   {{}, "raw", 129}, {{300, 400, 3}},
+};
+
+std::size_t total() {
+  std::size_t count = 0;
+  for (const Tensor& tensor : kTensors) count += tensor.count();
+  return count;
+}
+
+std::vector<float> noise(std::size_t count, int rank, int step) {
+  std::mt19937 random(static_cast<unsigned>(1000 * step + rank));
+  std::normal_distribution<float> normal(0.1F, 1.0F);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// What a rank keeps from step to step.
+struct State {
+  struct Factors {
+    std::vector<float> p, q;
+    std::int64_t turn = 0;
+  };
+  std::vector<float> residual = std::vector<float>(total());
+  std::vector<Factors> factors = std::vector<Factors>(kTensors.size());
+
+  std::shared_ptr<const Compression> compression(LowRank::Method method, Isa isa = isa_in_use()) {
+    std::vector<Part> parts;
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < kTensors.size(); ++i) {
+      const Tensor& tensor = kTensors[i];
+      Part part{{begin, tensor.count()}, codec_named("raw", isa), residual.data() + begin};
+      if (tensor.size > 0) {
+        part.codec = codec_named(tensor.codec, isa);
+      } else {
+        Factors& mine = factors[i];
+        const Sides& shape = tensor.shape;
+        mine.p.resize(shape.rows * shape.rank);
+        mine.q.resize(shape.cols * shape.rank);
+        part.matrix = std::make_shared<const LowRank>(LowRank{
+            method, shape.rank, shape.rows, shape.cols, mine.p.data(), mine.q.data(), &mine.turn});
+      }
+      parts.push_back(std::move(part));
+      begin += tensor.count();
+    }
+    return std::make_shared<const Compression>(std::move(parts));
+  }
+
+  [[nodiscard]] std::vector<float> all() const {
+    std::vector<float> values = residual;
+    for (const Factors& one : factors) {
+      values.insert(values.end(), one.p.begin(), one.p.end());
+      values.insert(values.end(), one.q.begin(), one.q.end());
+      values.push_back(static_cast<float>(one.turn));
+    }
+    return values;
+  }
+
+  // What ranks must have in common.
+  [[nodiscard]] std::vector<float> shared() const {
+    const std::vector<float> values = all();
+    return {values.begin() + static_cast<std::ptrdiff_t>(residual.size()), values.end()};
+  }
+};
+
+template <class T>
+bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// One rank's place in what a world holds.
+struct Rank {
+  std::vector<float> data;
+  State state;
+};
+
+class Ranks {
+ public:
+  Ranks(World w, LowRank::Method method)
+      : of(static_cast<std::size_t>(w.ranks)),
+        method_(method),
+        what_(text(w.ranks, " ranks on ", w.hosts, ", method ", static_cast<int>(method))),
+        world_(make_world(hosts_of(w.ranks, w.hosts), "auto", 60, w.transport)) {}
+
+  // All ranks call all_reduce once with their data.
+  void reduce(float unit = 1, ReduceOp op = ReduceOp::Avg, bool mixed = false) {
+    on_all(world_, [&](Communicator& c) {
+      Rank& rank = of[static_cast<std::size_t>(c.rank())];
+      const Isa isa = mixed && c.rank() % 2 == 0 ? Isa::Baseline : isa_in_use();
+      CompressionTerms terms;
+      terms.unit = unit;
+      terms.fingerprint = 1;  // compares replicas
+      wait(c, c.compressed_all_reduce(view(rank.data, DType::Float32),
+                                      rank.state.compression(method_, isa), terms, {op}));
+    });
+    for (const Rank& rank : of) {
+      EXPECT(same_bits(rank.data, of[0].data), what_, ": replicas differ");
+      EXPECT(same_bits(rank.state.shared(), of[0].state.shared()), what_, ": states differ");
+    }
+  }
+
+  [[nodiscard]] const std::string& what() const { return what_; }
+  std::vector<Rank> of;
+
+ private:
+  LowRank::Method method_;
+  std::string what_;
+  std::vector<ThreadRank> world_;
+};
+
+double length_of(const std::vector<double>& x) {
+  double sum = 0;
+  for (const double value : x) sum += value * value;
+  return std::sqrt(sum);
+}
+
+// With another loss scale at every step.
+void nothing_is_lost_but_the_residuals(World w, LowRank::Method method, ReduceOp op, int steps) {
+  Ranks ranks(w, method);
+  std::vector<double> left(total()), given(total());
+  for (int step = 0; step < steps; ++step) {
+    const float unit = std::ldexp(1.0F, step % 7);
+    for (int r = 0; r < w.ranks; ++r) {
+      std::vector<float>& data = ranks.of[static_cast<std::size_t>(r)].data;
+      data = noise(total(), r, step);
+      for (std::size_t i = 0; i < total(); ++i) {
+        const double value = op == ReduceOp::Avg ? data[i] / w.ranks : data[i];
+        given[i] += value;
+        left[i] += value;
+        data[i] *= unit;
+      }
+    }
+    ranks.reduce(unit, op, step % 2 == 1);
+    for (std::size_t i = 0; i < total(); ++i) left[i] -= ranks.of[0].data[i] / unit;
+  }
+  for (const Rank& rank : ranks.of)
+    for (std::size_t i = 0; i < total(); ++i) left[i] -= rank.state.residual[i];
+  const double wrong = length_of(left) / length_of(given);
+  EXPECT(wrong < 1e-6, ranks.what(), ": lost ", wrong);
+}
+
+// One step beside plain loops in float64: what comes out is the mean, projected.
+void beside_a_reference() {
+  constexpr std::size_t kRows = 70, kCols = 1037, kRank = 4;
+  Ranks ranks({2, 1}, LowRank::Method::Acp);
+  for (int step = 0; step < 2; ++step) {
+    std::vector<double> mean(kRows * kCols);
+    const std::size_t begin = kTensors[0].count();
+    for (int r = 0; r < 2; ++r) {
+      Rank& rank = ranks.of[static_cast<std::size_t>(r)];
+      rank.data = noise(total(), r, step);
+      for (std::size_t i = 0; i < mean.size(); ++i)
+        mean[i] += rank.data[begin + i] / 2 + rank.state.residual[begin + i];
+    }
+    ranks.reduce();
+    const State::Factors& now = ranks.of[0].state.factors[1];
+    const bool rows = step % 2 == 0;
+    // The factor spans what comes out; with the sum S = M Q, Q orthonormal, |M - out| is least.
+    const std::vector<float>& factor = rows ? now.p : now.q;
+    std::vector<float> basis(kRank * 1040);
+    const std::size_t length = rows ? kRows : kCols;
+    double error = 0, scale = 0;
+    for (std::size_t i = 0; i < mean.size(); ++i) {
+      const double out = ranks.of[0].data[begin + i];
+      scale += out * out;
+      error += out * (mean[i] - out);  // orthogonal
+    }
+    EXPECT(std::abs(error) / scale < 1e-6, "step ", step, ": ", error / scale);
+    // Gram of the factor, against that of what comes out: equal traces, as Q is orthonormal.
+    double trace = 0;
+    for (std::size_t i = 0; i < kRank * length; ++i) trace += factor[i] * double{factor[i]};
+    EXPECT(std::abs(trace / scale - 1) < 1e-5, "step ", step, ": ", trace / scale);
+  }
+}
+
+// The same matrix again and again, of the rank that is sent: every other step leaves nothing.
+void low_ranks_are_found(LowRank::Method method) {
+  Ranks ranks({3, 1}, method);
+  std::vector<float> data(total());
+  const auto u = noise(2000, 1, 1), v = noise(8000, 2, 2);
+  std::size_t begin = 0;
+  for (const Tensor& tensor : kTensors) {
+    const Sides& s = tensor.shape;
+    for (std::size_t i = 0; i < s.rows; ++i)
+      for (std::size_t k = 0; k < s.cols; ++k)
+        for (std::size_t c = 0; c < s.rank; ++c)
+          data[begin + i * s.cols + k] += u[c * s.rows + i] * v[c * s.cols + k];
+    begin += tensor.count();
+  }
+  for (int step = 0; step < 4; ++step) {
+    for (Rank& rank : ranks.of) rank.data = data;
+    ranks.reduce();
+  }
+  begin = 0;
+  for (const Tensor& tensor : kTensors) {
+    double wrong = 0, length = 0;
+    for (std::size_t i = begin; i < begin + tensor.count(); ++i) {
+      wrong += std::pow(ranks.of[0].state.residual[i], 2);
+      length += std::pow(data[i], 2);
+    }
+    begin += tensor.count();
+    if (tensor.size == 0)
+      EXPECT(std::sqrt(wrong / length) < 1e-5, ranks.what(), ": ", tensor.shape.rows, " x ",
+             tensor.shape.cols, ": ", std::sqrt(wrong / length));
+  }
+}
+
+void zeros_stay_zeros(LowRank::Method method) {
+  Ranks ranks({3, 1}, method);
+  for (int step = 0; step < 6; ++step) {
+    const bool zero = step != 2 && step != 3;
+    for (Rank& rank : ranks.of) {
+      rank.data = zero ? std::vector<float>(total()) : noise(total(), 0, step);
+      if (step == 4) std::fill(rank.state.residual.begin(), rank.state.residual.end(), 0.0F);
+    }
+    const State before = ranks.of[0].state;
+    ranks.reduce();
+    for (const float value : ranks.of[0].data) {
+      EXPECT(std::isfinite(value), ranks.what(), ": step ", step);
+      EXPECT(!zero || value == 0, ranks.what(), ": step ", step, ": ", value);
+    }
+    // Directions are kept.
+    const State& after = ranks.of[0].state;
+    for (std::size_t i = 0; i < kTensors.size() && zero && step > 0; ++i) {
+      EXPECT(same_bits(before.factors[i].p, after.factors[i].p), "step ", step);
+      EXPECT(same_bits(before.factors[i].q, after.factors[i].q), "step ", step);
+    }
+  }
+}
+
+// One element of one rank, at a step of either turn.
+void what_is_not_finite_leaves_no_trace(World w, LowRank::Method method, float bad) {
+  Ranks ranks(w, method);
+  const std::size_t place = kTensors[0].count() + 5 * 1037 + 17;  // of the first matrix
+  for (int step = 0; step < 6; ++step) {
+    const bool spoilt = step == 2 || step == 4;
+    std::vector<std::vector<float>> before;
+    for (int r = 0; r < w.ranks; ++r) {
+      Rank& rank = ranks.of[static_cast<std::size_t>(r)];
+      rank.data = noise(total(), r, step);
+      if (spoilt && r == w.ranks - 1) rank.data[place] = bad;
+      before.push_back(rank.state.residual);
+    }
+    const std::int64_t turn = ranks.of[0].state.factors[1].turn;
+    ranks.reduce(1, ReduceOp::Avg, w.hosts == 1);
+    EXPECT(std::isfinite(ranks.of[0].data[place]) != spoilt, ranks.what(), ": step ", step);
+    EXPECT(ranks.of[0].state.factors[1].turn == turn + (spoilt ? 0 : 1), ranks.what());
+    for (std::size_t r = 0; r < before.size(); ++r) {
+      for (const float value : ranks.of[r].state.all())
+        EXPECT(std::isfinite(value), ranks.what(), ": step ", step);
+      const std::size_t begin = kTensors[0].count();
+      for (std::size_t i = begin; i < begin + kTensors[1].count() && spoilt; ++i)
+        EXPECT(before[r][i] == ranks.of[r].state.residual[i], ranks.what(), ": residual");
+    }
+  }
+}
+
+void half_precision(DType dtype, World w) {
+  auto world = make_world(hosts_of(w.ranks, w.hosts));
+  std::vector<std::vector<std::uint16_t>> results(static_cast<std::size_t>(w.ranks));
+  std::vector<State> states(results.size());
+  std::vector<double> left(total()), given(total());
+  const bool brain = dtype == DType::BFloat16;
+  for (int step = 0; step < 8; ++step) {
+    for (int r = 0; r < w.ranks; ++r) {
+      std::vector<std::uint16_t>& x = results[static_cast<std::size_t>(r)];
+      x.clear();
+      for (const float value : noise(total(), r, step))
+        x.push_back(brain ? bf16_from_float(value) : f16_from_float(value));
+      for (std::size_t i = 0; i < total(); ++i)
+        given[i] += (brain ? float_from_bf16(x[i]) : float_from_f16(x[i])) / w.ranks;
+    }
+    on_all(world, [&](Communicator& c) {
+      const auto me = static_cast<std::size_t>(c.rank());
+      CompressionTerms terms;
+      terms.fingerprint = 1;
+      wait(c, c.compressed_all_reduce(view(results[me], dtype),
+                                      states[me].compression(LowRank::Method::Acp), terms,
+                                      {ReduceOp::Avg}));
+    });
+    for (std::size_t i = 0; i < total(); ++i)
+      left[i] -= brain ? float_from_bf16(results[0][i]) : float_from_f16(results[0][i]);
+  }
+  for (std::size_t i = 0; i < total(); ++i) left[i] += given[i];
+  for (const State& state : states)
+    for (std::size_t i = 0; i < total(); ++i) left[i] -= state.residual[i];
+  // But for the rounding of what comes out.
+  EXPECT(length_of(left) / length_of(given) < (brain ? 0x1p-8 : 0x1p-11), name_of(dtype), ": ",
+         length_of(left) / length_of(given));
+}
+
+// Nobody to send to: all comes out.
+void alone() {
+  Ranks ranks({1, 1}, LowRank::Method::Acp);
+  Rank& rank = ranks.of[0];
+  rank.data = noise(total(), 0, 0);
+  rank.state.residual = noise(total(), 0, 1);
+  std::vector<float> expected = rank.data;
+  for (std::size_t i = 0; i < total(); ++i) expected[i] += rank.state.residual[i];
+  ranks.reduce();
+  EXPECT(rank.data == expected, "alone");
+  for (const float value : rank.state.residual) EXPECT(value == 0, "alone");
+}
+
+void bases_are_orthonormal(Isa isa) {
+  const LowRankKernels& kernels = codec_kernels(isa).low_rank;
+  constexpr std::size_t kRows = 100, kColumns = 6, kStride = 104;
+  const auto values = noise(kStride * kColumns, 0, 0);
+  enum class Kind { Random, OneDirection, Zero, Tiny, Huge, SomeZero, NotFinite };
+  for (const Kind kind : {Kind::Random, Kind::OneDirection, Kind::Zero, Kind::Tiny, Kind::Huge,
+                          Kind::SomeZero, Kind::NotFinite}) {
+    std::vector<float> a(kStride * kColumns);
+    for (std::size_t c = 0; c < kColumns; ++c)
+      for (std::size_t i = 0; i < kRows; ++i) {
+        float& x = a[c * kStride + i];
+        x = values[c * kStride + i];
+        if (kind == Kind::OneDirection) x = values[i] * static_cast<float>(c + 1);
+        if (kind == Kind::Zero || (kind == Kind::SomeZero && c % 2 == 1)) x = 0;
+        if (kind == Kind::Tiny) x *= 1e-38F;
+        if (kind == Kind::Huge) x *= 1e38F / 8;
+        if (kind == Kind::NotFinite && c == 2) x = NAN;
+      }
+    std::vector<float> baseline = a;
+    make_orthonormal(kernels, {a.data(), kStride, kColumns}, kRows, 7);
+    make_orthonormal(codec_kernels(Isa::Baseline).low_rank, {baseline.data(), kStride, kColumns},
+                     kRows, 7);
+    EXPECT(same_bits(a, baseline), "kind ", static_cast<int>(kind), " of ", name_of(isa));
+    for (std::size_t c = 0; c < kColumns; ++c)
+      for (std::size_t d = 0; d < kColumns; ++d) {
+        double product = 0;
+        for (std::size_t i = 0; i < kStride; ++i)
+          product += a[c * kStride + i] * double{a[d * kStride + i]};
+        EXPECT(std::abs(product - (c == d ? 1 : 0)) < 1e-6, "kind ", static_cast<int>(kind), ": ",
+               c, ", ", d, ": ", product);
+      }
+  }
+}
+
+void mistakes() {
+  float memory[64] = {};
+  std::int64_t turn = 0;
+  const auto with = [&](std::size_t rank, std::size_t rows, std::size_t count, float* residual,
+                        const char* codec = "raw") {
+    Part part{{0, count}, codec_named(codec), residual};
+    part.matrix = std::make_shared<const LowRank>(
+        LowRank{LowRank::Method::Acp, rank, rows, 8, memory, memory, &turn});
+    return error_of([&] { Compression{{part}}; });
+  };
+  EXPECT(with(2, 4, 32, memory).empty(), "");
+  contains(with(2, 4, 31, memory), "of a 4 x 8 matrix, but the tensor has 31 elements");
+  contains(with(5, 4, 32, memory), "the rank can be 1 to 4");
+  contains(with(0, 4, 32, memory), "the rank can be 1 to 4");
+  contains(with(2, 4, 32, nullptr), "needs a residual");
+  contains(with(2, 4, 32, memory, "int8"), "factors travel raw");
+
+  EXPECT(name_of(*low_rank_named("powersgd(rank=12)")) == "powersgd(rank=12)", "names");
+  EXPECT(name_of(*low_rank_named("lowrank(rank=1)")) == "lowrank(rank=1)", "names");
+  for (const char* const name :
+       {"int8", "lowrank", "lowrank(rank=)", "lowrank(rank=4", "lowrank(rank=4x)"})
+    EXPECT(!low_rank_named(name), name);
+
+  auto world = make_world(hosts_of(2, 1), "auto", 10);
+  on_all(world, [&](Communicator& c) {
+    std::vector<float> x(64), residual(64), p(8), q(16);
+    std::int64_t own_turn = c.rank();
+    const auto matrix = [&](std::size_t rank) {
+      return std::make_shared<const LowRank>(
+          LowRank{LowRank::Method::Acp, rank, 4, 8, p.data(), q.data(), &own_turn});
+    };
+    const CodecPtr raw = codec_named("raw");
+    const auto two = std::make_shared<const Compression>(
+        std::vector<Part>{{{0, 32}, raw, residual.data(), matrix(2)},
+                          {{32, 32}, raw, residual.data() + 32, nullptr}});
+    std::vector<float> out(32);
+    contains(error_of([&] {
+               wait(c,
+                    c.compressed_reduce_scatter(view(x, DType::Float32), view(out, DType::Float32),
+                                                two, {}, {ReduceOp::Sum}));
+             }),
+             "only an all_reduce has whole matrices");
+    contains(error_of([&] {
+               wait(c, c.compressed_all_reduce(view(x, DType::Float32), two, {}, {ReduceOp::Sum}));
+             }),
+             "low-rank factors of another step");
+  });
+  auto again = make_world(hosts_of(2, 2), "auto", 10);
+  on_all(again, [&](Communicator& c) {
+    std::vector<float> x(32), residual(32), p(12), q(24);
+    std::int64_t own_turn = 0;
+    const auto matrix = std::make_shared<const LowRank>(
+        LowRank{LowRank::Method::Acp, c.rank() == 0 ? std::size_t{2} : std::size_t{3}, 4, 8,
+                p.data(), q.data(), &own_turn});
+    const auto how = std::make_shared<const Compression>(
+        std::vector<Part>{{{0, 32}, codec_named("raw"), residual.data(), matrix}});
+    contains(error_of([&] {
+               wait(c, c.compressed_all_reduce(view(x, DType::Float32), how, {}, {ReduceOp::Sum}));
+             }),
+             "other sizes or codecs");
+  });
+}
+
+}  // namespace
+
+int main() {
+  for (const Isa isa : {Isa::Baseline, Isa::X86V3, Isa::X86V4})
+    if (isa_available(isa)) bases_are_orthonormal(isa);
+  for (const LowRank::Method method : kMethods) {
+    nothing_is_lost_but_the_residuals({2, 1}, method, ReduceOp::Avg, 100);
+    for (const World& w : kWorlds) {
+      nothing_is_lost_but_the_residuals(w, method, ReduceOp::Avg, 12);
+      what_is_not_finite_leaves_no_trace(w, method, INFINITY);
+    }
+    nothing_is_lost_but_the_residuals({3, 1}, method, ReduceOp::Sum, 12);
+    what_is_not_finite_leaves_no_trace({2, 1}, method, NAN);
+    what_is_not_finite_leaves_no_trace({2, 1}, method, -INFINITY);
+    low_ranks_are_found(method);
+    zeros_stay_zeros(method);
+  }
+  beside_a_reference();
+  for (const DType dtype : {DType::BFloat16, DType::Float16}) {
+    half_precision(dtype, {3, 1});
+    half_precision(dtype, {4, 2});
+  }
+  alone();
+  mistakes();
+  return 0;
+}
