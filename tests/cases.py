@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from elements import ELEMENTS, FACTOR, Array, Element, pattern
-from mismatch_cases import LARGE, MISMATCHES, mismatch
+from mismatch_cases import FROM_ANYWHERE, LARGE, MISMATCHES, WHO, mismatch, mismatch_of_splits
 from quoit import Communicator, TimeoutError, TransportError
 from stage import CASE_S, Job, file_rendezvous, left_or_aborted
 
@@ -592,3 +593,9 @@ def a_message_from_a_rank_that_left_still_arrives(comm: Communicator) -> None:
 
 for _name, (_call, _told) in MISMATCHES.items():
     CASES[f"mismatch_of_{_name}"] = functools.partial(mismatch, call=_call, told=_told)
+for _name, _who in itertools.product(FROM_ANYWHERE, list(WHO)[1:]):
+    _call, _told = MISMATCHES[_name]
+    CASES[f"mismatch_of_{_name}_at_{_who}"] = functools.partial(
+        mismatch, call=_call, told=_told, who=_who
+    )
+case(mismatch_of_splits)

@@ -13,7 +13,15 @@ from quoit import Communicator, TransportError, UsageError
 
 LARGE = 1 << 20  # elements: many rounds of everything
 
-Wrong = Callable[[Communicator, int], object]  # the int: 0 for the odd rank, which is the last one
+Wrong = Callable[[Communicator, int], object]  # the int: 1 on a rank that does something else
+
+# Which ranks do something else; "last" where nothing else is said.
+WHO: dict[str, Callable[[int, int], bool]] = {
+    "last": lambda rank, size: rank == size - 1,
+    "first": lambda rank, size: rank == 0,
+    "half": lambda rank, size: rank >= (size + 1) // 2,
+    "every_other": lambda rank, size: rank % 2 == 1,
+}
 
 
 def _zeros(*sizes: int) -> list[Array]:
@@ -49,6 +57,30 @@ MISMATCHES: dict[str, tuple[Wrong, Sequence[str]]] = {
     "broadcast_path": (  # a tree for little, a chain for much
         lambda c, odd: c.broadcast(np.zeros(LARGE if odd else 8), 0),
         [r"float64\[8\] root 0", rf"float64\[{LARGE}\] root 0"],
+    ),
+    "reduce": (  # its leaves need nothing from anybody
+        lambda c, odd: c.reduce(np.zeros(8), 0, "MAX" if odd else "SUM"),
+        [r"reduce #1 float64\[8\] SUM root 0", r"reduce #1 float64\[8\] MAX root 0"],
+    ),
+    "gather": (  # only the root receives
+        lambda c, odd: c.gather(
+            np.zeros(8 + odd), [np.zeros(8 + odd) for _ in range(c.size)] * (c.rank == 0), 0
+        ),
+        [r"gather #1 float64\[8\] root 0", r"gather #1 float64\[9\] root 0"],
+    ),
+    "scatter": (  # only the root sends
+        lambda c, odd: c.scatter(
+            [np.zeros(8 + odd) for _ in range(c.size)] * (c.rank == 0), np.zeros(8 + odd), 0
+        ),
+        [r"scatter #1 float64\[8\] root 0", r"scatter #1 float64\[9\] root 0"],
+    ),
+    "rooted_and_not": (
+        lambda c, odd: c.broadcast(np.zeros(3), 0) if odd else c.all_reduce(np.zeros(3)),
+        [r"broadcast #1 float64\[3\] root 0", r"all_reduce #1 float64\[3\] SUM"],
+    ),
+    "nothing_to_reduce": (
+        lambda c, odd: c.all_reduce(np.zeros(0), "MAX" if odd else "SUM"),
+        [r"all_reduce #1 float64 SUM", r"all_reduce #1 float64 MAX"],
     ),
     "collective": (
         lambda c, odd: c.barrier() if odd else c.all_reduce(np.zeros(8)),
@@ -91,32 +123,61 @@ MISMATCHES: dict[str, tuple[Wrong, Sequence[str]]] = {
 }
 
 
-def mismatch(comm: Communicator, call: Wrong, told: Sequence[str]) -> None:
-    """All ranks raise within a second, and are told who asked for what.
+# Those whose news must come to ranks that are done with their part, whoever is the odd one.
+FROM_ANYWHERE = (
+    "op",
+    "count",
+    "path",
+    "collective",
+    "all_to_all_and_all_reduce",
+    "root",
+    "reduce",
+    "gather",
+    "scatter",
+    "rooted_and_not",
+)
 
-    On several hosts a rank may have done its part when the news comes (the root of a broadcast):
-    then its next call raises.
-    """
-    if comm.size == 1:
+
+def mismatch(comm: Communicator, call: Wrong, told: Sequence[str], who: str = "last") -> None:
+    """All ranks raise in that very call, within a second, and are told who asked for what."""
+    ranks = [rank for rank in range(comm.size) if WHO[who](rank, comm.size)]
+    if not 0 < len(ranks) < comm.size:
         return
     began = time.monotonic()
 
     def disagree() -> None:
         nonlocal began
-        # Where a rank is slow, this may fail: the others are ahead, and the group is over.
+        # The others may be ahead of a slow rank, and the group over before it is through with this.
         comm.barrier()
         began = time.monotonic()
-        call(comm, int(comm.rank == comm.size - 1))
-        if any(comm.route(peer) in ("loopback", "mpi", "tcp") for peer in range(comm.size)):
-            comm.barrier()
+        call(comm, int(comm.rank in ranks))
 
     with pytest.raises((UsageError, TransportError), match="ranks disagree") as caught:
         disagree()
     took = time.monotonic() - began
     assert took < 1.0, f"it took {took} s"
-    caught.match(rf"\[quoit rank {comm.size - 1} on|rank {comm.size - 1} called")  # it is named
+    odd = "|".join(map(str, ranks))
+    caught.match(rf"\[quoit rank ({odd}) on|rank ({odd}) called")  # one of them is named
     for words in told:
         caught.match(words.replace("#1", "#2"))
     caught.match(r"rank \d+ called .*this rank called .*must make the same calls")
     with pytest.raises(TransportError, match="ranks disagree"):
         comm.barrier()  # the group is over, and says why
+
+
+def mismatch_of_splits(comm: Communicator) -> None:
+    """Rank 0 sends the last rank less than that expects. The two alone can see it; all raise."""
+    if comm.size == 1:
+        return
+    last = comm.size - 1
+    ins, outs = _zeros(*[4] * comm.size), _zeros(*[4] * comm.size)
+    if comm.rank == 0:
+        ins[last] = np.zeros(3, np.float32)
+    began = time.monotonic()
+    with pytest.raises(TransportError, match=r"all_to_all #1") as caught:
+        comm.all_to_all(ins, outs, uneven=True)
+    took = time.monotonic() - began
+    assert took < 1.0, f"it took {took} s"
+    caught.match(rf"quoit rank {last} on .*rank 0 sent 12 bytes, this rank expected 16")
+    with pytest.raises(TransportError, match="rank 0 sent 12 bytes"):
+        comm.barrier()

@@ -22,6 +22,8 @@ SOME_ELEMENTS = ("float32", "bfloat16", "int32", "bool", "complex64")
 REDUCTIONS = [f"all_reduce_{name}" for name in ELEMENTS]
 SOME_REDUCTIONS = [f"all_reduce_{name}" for name in SOME_ELEMENTS]
 OTHERS = [name for name in cases.CASES if name not in REDUCTIONS]
+ODD_RANKS = [name for name in OTHERS if "mismatch" in name and "_at_" in name]
+FEWER = [name for name in OTHERS if name not in ODD_RANKS]
 
 THREADS = [World("threads", "a" * size) for size in (1, 2, 3, 5, 8)]
 # Other ways to go, and other places to live: ranks of a host apart, hosts of unequal size.
@@ -95,8 +97,12 @@ def test_on_threads(world: World, case: str) -> None:
 @pytest.mark.parametrize(
     ("world", "case"),
     [
-        *plays(LAUNCHED, [*SOME_REDUCTIONS, *OTHERS]),
-        *plays(LAUNCHED, sorted({*REDUCTIONS} - {*SOME_REDUCTIONS}), pytest.mark.slow),
+        *plays(LAUNCHED, [*SOME_REDUCTIONS, *FEWER]),
+        *plays(
+            LAUNCHED,
+            [*sorted({*REDUCTIONS} - {*SOME_REDUCTIONS}), *ODD_RANKS],
+            pytest.mark.slow,
+        ),
         *plays(SLOW, [*REDUCTIONS, *OTHERS], pytest.mark.slow),
     ],
 )

@@ -173,10 +173,10 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
   const Call call = next_call(Op::AllToAll, dtype, uneven ? 0 : ins[0].count);
   if (direct_ && !uneven)
     return start(call, direct_all_to_all(board(), call, std::move(ins), std::move(outs)), options);
-  return start(
-      call,
-      greeted(call, pairwise_all_to_all(*us_.network, ring_, std::move(ins), std::move(outs))),
-      options);
+  Task task =
+      greeted(call, pairwise_all_to_all(*us_.network, ring_, std::move(ins), std::move(outs)));
+  // Only the two ranks concerned see that sizes differ.
+  return start(call, uneven ? concluded(call, std::move(task)) : std::move(task), options);
 }
 
 Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int root,
@@ -274,14 +274,20 @@ ReduceStep Communicator::step_of(DType dtype, Reduction reduction) const {
 
 // Ranks compare calls before they exchange messages. Those that share one host do it on the board,
 // where a direct collective would look, so that ranks which go different ways find out as well.
-Task Communicator::greeting(Call call) {
+Task Communicator::greeting(Call call, bool everybody) {
   if (shape_.hosts == 1) return direct_barrier(board(), call);
-  return greet(*us_.network, ring_, call);
+  return greet(*us_.network, ring_, call, everybody || rooted(call.op));
 }
 
 Task Communicator::greeted(Call call, Task then) {
   co_await greeting(call);
   co_await std::move(then);
+}
+
+// For what ranks can find wrong only on the way: nobody is done before everybody found it right.
+Task Communicator::concluded(Call call, Task first) {
+  co_await std::move(first);
+  co_await greeting(call, /*everybody=*/true);
 }
 
 // The same for collectives that can go several ways: `make(way)` is the task.

@@ -204,8 +204,10 @@ double predict(Op op, Algorithm algorithm, double bytes, const Shape& shape, con
   return Model(shape, costs).seconds(op, algorithm, bytes);
 }
 
-double greeting(const Shape& shape, const Costs& costs) {
-  return shape.hosts > 1 ? costs.net.alpha : 0;
+double greeting(Op op, const Shape& shape, const Costs& costs) {
+  if (shape.hosts == 1) return 0;
+  return (rooted(op) ? std::bit_width(static_cast<unsigned>(shape.ranks - 1)) : 1) *
+         costs.net.alpha;
 }
 
 Choice choose(Op op, double bytes, const Shape& shape, const Costs& costs) {

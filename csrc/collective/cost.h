@@ -37,8 +37,8 @@ Costs read_costs(const std::string& path);
 double predict(Op op, Algorithm algorithm, double bytes, const Shape& shape, const Costs& costs);
 
 // And before it, whatever the algorithm: ranks of several hosts compare their calls, with a message
-// round the ring.
-double greeting(const Shape& shape, const Costs& costs);
+// round the ring, and log2(n) of them before a rooted collective.
+double greeting(Op op, const Shape& shape, const Costs& costs);
 
 // The cheapest, and what it is thought to take.
 struct Choice {

@@ -72,8 +72,11 @@ struct Workspace {
 ReduceStep load_input(View in, View out, ReduceStep step);
 
 // Before a collective made of messages: tells the next rank of the ring what we are about to do,
-// and checks that the previous one does the same (UsageError).
-Task greet(Network& net, Ring ring, Call call);
+// and checks that the previous one does the same (UsageError). Where results come from everybody
+// that is enough: nobody's call ends well when one raises. With `everybody` distances double: who
+// agrees with a rank that agrees with others agrees with them, so all know of all, and nobody goes
+// on before everybody has come.
+Task greet(Network& net, Ring ring, Call call, bool everybody);
 
 // Reduces `in` over the ranks of the ring into `out`, which may be the same memory.
 Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,

@@ -28,6 +28,9 @@ enum class Op : std::uint8_t {
 constexpr std::size_t kOps = static_cast<std::size_t>(Op::Recv) + 1;
 std::string_view name_of(Op op);
 
+// Whether some ranks only give: they need nothing from the others to be done.
+bool rooted(Op op);
+
 struct Call {
   std::uint64_t count = 0;     // elements every rank must agree on; 0 where they may differ
   std::uint32_t sequence = 0;  // of the group's collectives, from 1

@@ -61,10 +61,10 @@ void bind_costs(py::module_& m) {
       py::arg("ranks_per_host"), py::arg("costs"), "Seconds, by the model of cost.h.");
   m.def(
       "greeting",
-      [](int hosts, int ranks_per_host, const Costs& costs) {
-        return greeting(shape_of(hosts, ranks_per_host), costs);
+      [](const std::string& op, int hosts, int ranks_per_host, const Costs& costs) {
+        return greeting(op_called(op), shape_of(hosts, ranks_per_host), costs);
       },
-      py::arg("hosts"), py::arg("ranks_per_host"), py::arg("costs"),
+      py::arg("op"), py::arg("hosts"), py::arg("ranks_per_host"), py::arg("costs"),
       "Seconds that a collective takes before its algorithm begins.");
 }
 

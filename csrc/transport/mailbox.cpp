@@ -1,5 +1,6 @@
 #include "transport/mailbox.h"
 
+#include <new>
 #include <utility>
 
 #include "core/copy.h"
@@ -7,7 +8,7 @@
 namespace quoit {
 
 void Arrival::write(std::size_t offset, ConstBytes bytes) {
-  const bool into_buffer = !buffer.empty();
+  const bool into_buffer = buffer != nullptr;
   if (bytes.empty() || (!into_buffer && receive->cancelled)) return;
   copy_bytes(bytes.data(), into + offset, bytes.size());
 }
@@ -46,8 +47,12 @@ Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
   if (arrival.landing) {
     arrival.into = std::exchange(arrival.landing, nullptr);
   } else {
-    arrival.buffer.resize(size);
-    arrival.into = arrival.buffer.data();
+    arrival.buffer.reset(new (std::nothrow) std::byte[size]);
+    if (!arrival.buffer) {
+      arrivals_.pop_back();
+      throw std::bad_alloc();
+    }
+    arrival.into = arrival.buffer.get();
   }
   return arrival;
 }
@@ -79,7 +84,7 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
 
 void Mailbox::finish(std::list<Arrival>::iterator arrival) {
   if (arrival->landing && arrival->size > 0 && !arrival->receive->cancelled)
-    copy_bytes(arrival->buffer.data(), arrival->landing, arrival->size);
+    copy_bytes(arrival->buffer.get(), arrival->landing, arrival->size);
   arrival->receive->complete();
   arrivals_.erase(arrival);
 }

@@ -18,7 +18,7 @@ struct Arrival {
   std::byte* into = nullptr;  // for libraries that write by themselves; others use write()
   std::shared_ptr<Transfer::State> receive;  // null while nobody asked for it
   std::byte* landing = nullptr;              // where a late receive wants it; null if `into` is it
-  std::vector<std::byte> buffer;             // holds it when nobody asked before it came
+  std::unique_ptr<std::byte[]> buffer;       // holds it when nobody asked before it came
   bool complete = false;
 };
 
@@ -28,7 +28,8 @@ class Mailbox {
   [[nodiscard]] Transfer post(int from, Tag tag, Bytes into);
 
   // A message begins to arrive: matches the oldest receive that fits it, or buffers it. Valid until
-  // `arrived` is called with it.
+  // `arrived` is called with it. Throws std::bad_alloc when there is no memory for the buffer; it
+  // is used up only as bytes come.
   [[nodiscard]] Arrival& begin(int from, Tag tag, std::size_t size);
   void arrived(Arrival& arrival);
 

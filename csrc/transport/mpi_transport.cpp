@@ -218,8 +218,7 @@ void MpiTransport<Abi>::fail(const std::string& why) {
 // MPI may still write into the buffer of an arrival that is given up.
 template <class Abi>
 void MpiTransport<Abi>::keep_for_mpi(const Purpose& purpose) {
-  if (purpose.arrival != nullptr && !purpose.arrival->buffer.empty())
-    static_cast<void>(new std::vector<std::byte>(std::move(purpose.arrival->buffer)));
+  if (purpose.arrival != nullptr) static_cast<void>(purpose.arrival->buffer.release());
 }
 
 // Says farewell to all and waits a moment for theirs. True when every member has left: then nothing

@@ -35,9 +35,9 @@ Transfer Network::recv(int from, Tag tag, Bytes into) {
   return mailbox_.post(from, tag, into);
 }
 
-Exchange Network::exchange(int to, ConstBytes out, int from, Bytes in) {
-  Transfer receive = recv(from, kCollectiveTag, in);
-  return {send(to, kCollectiveTag, out), std::move(receive)};
+Exchange Network::exchange(int to, ConstBytes out, int from, Bytes in, Tag tag) {
+  Transfer receive = recv(from, tag, in);
+  return {send(to, tag, out), std::move(receive)};
 }
 
 bool Network::progress() {

@@ -54,8 +54,9 @@ class Network {
   // Receives a message of exactly into.size() bytes; `from` may be kAnySource.
   [[nodiscard]] Transfer recv(int from, Tag tag, Bytes into);
 
-  // Sends `out` to rank `to` and receives `in` from rank `from`, on the stream of the collectives.
-  [[nodiscard]] Exchange exchange(int to, ConstBytes out, int from, Bytes in);
+  // Sends `out` to rank `to` and receives `in` from rank `from`.
+  [[nodiscard]] Exchange exchange(int to, ConstBytes out, int from, Bytes in,
+                                  Tag tag = kCollectiveTag);
 
   bool progress();
   void arm_bell();

@@ -7,12 +7,14 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <new>
 
 namespace quoit {
 namespace {
 
 constexpr std::size_t kMostStreams = 64;
 constexpr auto kNews = std::chrono::milliseconds(100);
+constexpr const char* kBytesOfNothing = "sent bytes of no message";
 constexpr std::size_t kReadAtOnce = 4 * 1024 * 1024;  // then others get their turn
 
 }  // namespace
@@ -74,9 +76,11 @@ long TcpReceiver::fill(Stream& stream) {
   std::array<IoSlice, 2> into;
   std::size_t slices = 0;
   if (stream.body_left > 0 && stream.held() == 0) {
-    const Arrival& arrival = *open_.at(stream.body).arrival;
+    const auto open = open_.find(stream.body);
+    if (open == open_.end()) return lose(stream, kBytesOfNothing), 0;
+    const Arrival& arrival = *open->second.arrival;
     // The memory of a cancelled receive is not touched: its bytes go the long way, and nowhere.
-    const bool direct = !arrival.buffer.empty() || !arrival.receive->cancelled;
+    const bool direct = arrival.buffer || !arrival.receive->cancelled;
     if (direct) into[slices++] = {arrival.into + stream.body_at, stream.body_left};
   }
   const std::size_t direct = slices > 0 ? stream.body_left : 0;
@@ -99,8 +103,9 @@ void TcpReceiver::use(Stream& stream) {
     if (stream.body_left > 0) {
       const std::size_t bytes = std::min(stream.held(), stream.body_left);
       if (bytes == 0) return;
-      open_.at(stream.body)
-          .arrival->write(stream.body_at, {stream.scratch.get() + stream.begin, bytes});
+      const auto open = open_.find(stream.body);
+      if (open == open_.end()) return lose(stream, kBytesOfNothing);
+      open->second.arrival->write(stream.body_at, {stream.scratch.get() + stream.begin, bytes});
       stream.begin += bytes;
       stream.body_at += bytes;
       stream.body_left -= bytes;
@@ -119,11 +124,20 @@ bool TcpReceiver::take_frame(Stream& stream) {
     const bool sound = frame.id == announced_ && frame.at <= kLongestMessage &&
                        frame.length <= frame.at && &stream == streams_.front().get();
     if (!sound) return lose(stream, "announced no message that could be"), false;
+    try {
+      open_[frame.id] = {&mailbox_.begin(peer_.rank, frame.tag, frame.at), 0};
+    } catch (const std::bad_alloc&) {
+      peer_.lose(text("rank ", peer_.rank, " on ", peer_.host, " sent ", frame.at,
+                      " bytes for which this rank has no memory left: receive before they come"));
+      stream.socket.close();
+      return false;
+    }
     ++announced_;
-    open_[frame.id] = {&mailbox_.begin(peer_.rank, frame.tag, frame.at), 0};
     stream.body_at = 0;
   } else if (frame.kind == FrameKind::Piece) {
     if (frame.id >= announced_) {
+      // What this stream itself would have to announce never will be.
+      if (&stream == streams_.front().get()) return lose(stream, kBytesOfNothing), false;
       stream.waits = true;
       epoll_.change(stream.socket, stream, 0);
       return false;
@@ -131,7 +145,7 @@ bool TcpReceiver::take_frame(Stream& stream) {
     const auto open = open_.find(frame.id);
     const bool sound = open != open_.end() && frame.at <= open->second.arrival->size &&
                        frame.length <= open->second.arrival->size - frame.at && frame.length > 0;
-    if (!sound) return lose(stream, "sent bytes of no message"), false;
+    if (!sound) return lose(stream, kBytesOfNothing), false;
     stream.body_at = frame.at;
   } else if (frame.kind == FrameKind::Bye) {
     peer_.bye();

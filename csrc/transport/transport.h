@@ -17,6 +17,7 @@ namespace quoit {
 using Tag = std::int64_t;
 inline constexpr Tag kCollectiveTag = -1;
 inline constexpr Tag kFaultTag = -2;
+inline constexpr Tag kGreetingTag = -4;
 inline constexpr int kAnySource = -1;
 
 // One movement in flight. Destroying it before it is done cancels it: its buffer is not touched any

@@ -113,7 +113,7 @@ def ways(
         return {"none": 0.0}
     costs = links.costs()
     names = _core.algorithms(op, shape.hosts, shape.ranks_per_host)
-    first = _core.greeting(shape.hosts, shape.ranks_per_host, costs) if greeting else 0.0
+    first = _core.greeting(op, shape.hosts, shape.ranks_per_host, costs) if greeting else 0.0
     times = {
         name: first + _core.predict(op, name, size, shape.hosts, shape.ranks_per_host, costs)
         for name in names
@@ -139,7 +139,7 @@ def choice(
         if shape.hosts > 1:
             seconds += _coding(name, size, shape, codec)
         best = min(best, (name, seconds), key=lambda one: one[1])
-    return best[0], best[1] + _core.greeting(shape.hosts, shape.ranks_per_host, costs)
+    return best[0], best[1] + _core.greeting(op, shape.hosts, shape.ranks_per_host, costs)
 
 
 def _coding(name: str, size: float, shape: Shape, codec: Codec) -> float:

@@ -1,8 +1,11 @@
 // The TCP transport by itself: messages of all sizes over several streams, cancelled ones, ranks
 // that die or leave, and strangers at the port. Two transports of one process talk over loopback.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <cstring>
+#include <filesystem>
 #include <random>
 #include <thread>
 
@@ -36,13 +39,15 @@ struct Rank {
 std::vector<std::unique_ptr<Rank>> group(int size, const std::string& address = {}) {
   std::vector<std::unique_ptr<Rank>> ranks;
   std::vector<TcpEndpoint> endpoints;
+  std::vector<std::string> hosts{"alpha", "beta", "gamma"};
+  hosts.resize(static_cast<std::size_t>(std::max(size, 3)), "another");
   for (int r = 0; r < size; ++r) {
     ranks.push_back(std::make_unique<Rank>(r));
     // By way of text, as ranks of different processes tell each other.
     endpoints.push_back(TcpEndpoint::read(ranks.back()->transport->endpoint().written()));
     if (!address.empty()) endpoints.back().addresses = {address};
   }
-  for (const auto& rank : ranks) rank->transport->meet(endpoints, {"alpha", "beta", "gamma"});
+  for (const auto& rank : ranks) rank->transport->meet(endpoints, hosts);
   return ranks;
 }
 
@@ -215,6 +220,94 @@ void strangers_are_turned_away() {
          *ranks[0]->transport->failure());
 }
 
+// A peer that knows the token and writes frames at random, over several streams: it is lost, or
+// waits for ever; whoever listens goes on.
+void random_frames_do_no_harm() {
+  int lost = 0;
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    std::mt19937_64 random(seed);
+    const auto ranks = group(2);
+    TcpTransport& listener = *ranks[0]->transport;
+    std::vector<std::byte> asked(100);
+    const Transfer receive = ranks[0]->mailbox.post(1, 0, asked);
+    TcpHello hello;
+    hello.token = listener.endpoint().token;
+    hello.from = 1;
+    std::vector<Socket> streams;
+    for (hello.stream = 0; hello.stream < 3; ++hello.stream) {
+      streams.push_back(caller(listener.endpoint().port));
+      EXPECT(write_object(streams.back(), hello), "it greets");
+    }
+    const auto noise = pattern(70'000, seed);
+    const std::uint64_t lengths[] = {
+        0, 1, 10, 100, 70'000, std::uint64_t{1} << 45, ~std::uint64_t{0}};
+    std::uint64_t announced = 0;
+    for (int i = 0; i < 40; ++i) {
+      TcpFrame frame{};
+      const auto kind = random() % 16;
+      frame.kind = kind < 7    ? FrameKind::Message
+                   : kind < 15 ? FrameKind::Piece
+                               : FrameKind{static_cast<std::uint32_t>(random())};
+      // Mostly what could be, so that many frames are taken before the first that is not.
+      frame.id = frame.kind == FrameKind::Message ? announced : random() % (announced + 1);
+      if (random() % 20 == 0) frame.id = random();
+      frame.at = lengths[random() % (random() % 8 == 0 ? 7 : 5)];
+      frame.length = static_cast<std::uint32_t>(
+          std::min(lengths[random() % (random() % 8 == 0 ? 7 : 5)], frame.at));
+      frame.tag = static_cast<Tag>(random() % 3);
+      announced += frame.kind == FrameKind::Message;
+      Socket& stream = streams[frame.kind == FrameKind::Message ? 0 : random() % streams.size()];
+      const IoSlice slices[] = {{reinterpret_cast<std::byte*>(&frame), sizeof frame},
+                                {const_cast<std::byte*>(noise.data()),
+                                 std::min<std::size_t>(frame.length, noise.size())}};
+      static_cast<void>(write_some(stream, slices));  // the other side may have closed it
+      listener.progress();
+    }
+    for (int i = 0; i < 50; ++i) listener.progress();
+    streams.clear();  // which alone is the end of a peer
+    progress_until(ranks, [&] { return listener.failure().has_value(); }, "the end of the peer");
+    const std::string said = *listener.failure();
+    EXPECT(said.find("rank 1 on beta ") == 0, said);
+    lost += said.find("sent") != std::string::npos || said.find("announced") != std::string::npos;
+  }
+  EXPECT(lost > 20, "frames that could not be were found in ", lost, " runs only");
+  std::printf("random frames: %d of 60 peers were lost for them\n", lost);
+}
+
+std::size_t open_descriptors() {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd"))
+    ++count;
+  return count;
+}
+
+void connections_are_made_when_they_are_needed() {
+  const auto ranks = group(12);
+  const std::size_t before = open_descriptors();
+  std::byte one{1}, into{};
+  Transfer receive = ranks[1]->mailbox.post(0, 0, {&into, 1});
+  const Transfer send = ranks[0]->transport->send(1, 0, {&one, 1});
+  progress_until(ranks, [&] { return receive.ready(); }, "a byte");
+  const std::size_t after = open_descriptors();
+  EXPECT(after == before + 2, after - before,
+         " descriptors for one connection, both its ends here");
+}
+
+void connections_are_kept_alive() {
+  const Listener listener = listen_on(0, 0);
+  const Socket socket = begin_connect("127.0.0.1", listener.port);
+  const auto option = [&](int level, int name) {
+    int value = 0;
+    socklen_t size = sizeof value;
+    EXPECT(::getsockopt(socket.fd(), level, name, &value, &size) == 0, "getsockopt");
+    return value;
+  };
+  EXPECT(option(SOL_SOCKET, SO_KEEPALIVE) == 1, "SO_KEEPALIVE");
+  const int seconds = option(IPPROTO_TCP, TCP_KEEPIDLE) +
+                      option(IPPROTO_TCP, TCP_KEEPINTVL) * option(IPPROTO_TCP, TCP_KEEPCNT);
+  EXPECT(seconds <= 30, "a host that vanished is noticed after ", seconds, " s");
+}
+
 void a_peer_that_dies_is_named() {
   const auto ranks = group(2);
   TcpHello hello;
@@ -266,6 +359,9 @@ int main() {
   a_rank_that_leaves_is_told_from_one_that_dies();
   whoever_cannot_be_reached_is_named();
   strangers_are_turned_away();
+  random_frames_do_no_harm();
+  connections_are_made_when_they_are_needed();
+  connections_are_kept_alive();
   a_peer_that_dies_is_named();
   ports_are_chosen_and_checked();
   std::printf("ok\n");
