@@ -156,7 +156,7 @@ def codecs_by_name(pg: Any) -> None:
     state = quoit.CompressionState(
         model,
         {"*.conv": quoit.Int4(), "*.tall": None, "*": quoit.Int8()},
-        exclude=["*.nothing*", "*.wide"][1:],
+        exclude=["*.wide"],
     )
     model.register_comm_hook(state, quoit.compression_hook)
     assert {name: of and of.name for name, of in state.codecs.items()} == {
@@ -429,7 +429,11 @@ def auto_measures(pg: Any) -> None:
 
 @case
 def torchs_own_hooks(pg: Any) -> None:
-    """Also those whose callbacks start collectives, with many buckets and unused parameters."""
+    """Also those whose callbacks start collectives, with many buckets and unused parameters.
+
+    Not batched_powerSGD_hook, which fails by itself in torch 2.13: it hands a matrix to a function
+    that takes batches of them.
+    """
     rank, n = dist.get_rank(pg), dist.get_world_size(pg)
     hooks: dict[Any, tuple[Callable[[], Any], float]] = {
         default_hooks.allreduce_hook: (lambda: pg, 1e-6),
@@ -438,7 +442,6 @@ def torchs_own_hooks(pg: Any) -> None:
         quantization_hooks.quantization_pertensor_hook: (lambda: pg, 0.1),
         quantization_hooks.quantization_perchannel_hook: (lambda: pg, 0.1),
         powerSGD_hook.powerSGD_hook: (lambda: _power_sgd(pg), 2.0),
-        powerSGD_hook.batched_powerSGD_hook: (lambda: _power_sgd(pg), 2.0),
         default_hooks.fp16_compress_wrapper(powerSGD_hook.powerSGD_hook): (
             lambda: _power_sgd(pg),
             2.0,
