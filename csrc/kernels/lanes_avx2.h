@@ -31,5 +31,15 @@ inline std::uint32_t at_least_32(const std::int32_t* x, std::int32_t least) {
   return bits;
 }
 
+// most[l]: the largest magnitude of x[l], x[l + 8], x[l + 16] and x[l + 24], the bits of floats.
+inline void largest_of_32(const std::int32_t* x, std::int32_t* most) {
+  __m256i eight = _mm256_setzero_si256();
+  for (unsigned i = 0; i < 32; i += 8) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
+    eight = _mm256_max_epi32(eight, _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)));
+  }
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(most), eight);
+}
+
 }  // namespace
 }  // namespace quoit

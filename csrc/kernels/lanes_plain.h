@@ -22,5 +22,17 @@ inline std::uint32_t at_least_32(const std::int32_t* x, std::int32_t least) {
   return bits;
 }
 
+// most[l]: the largest magnitude of x[l], x[l + 8], x[l + 16] and x[l + 24], the bits of floats.
+inline void largest_of_32(const std::int32_t* x, std::int32_t* most) {
+  for (unsigned l = 0; l < 8; ++l) {
+    std::int32_t largest = 0;
+    for (unsigned i = l; i < 32; i += 8) {
+      const std::int32_t magnitude = x[i] & 0x7fffffff;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    most[l] = largest;
+  }
+}
+
 }  // namespace
 }  // namespace quoit
