@@ -18,7 +18,7 @@ from importlib.metadata import version as _version
 
 from quoit import launch as _launch
 from quoit._core import Error, TimeoutError, TransportError, UnavailableError, UsageError
-from quoit.codecs import Bf16, Fp8, Int4, Int8, Sign
+from quoit.codecs import Bf16, Fp8, Int4, Int8, Sign, TopK
 from quoit.communicator import Communicator
 from quoit.work import Work
 
@@ -31,6 +31,7 @@ __all__ = [
     "Int8",
     "Sign",
     "TimeoutError",
+    "TopK",
     "TransportError",
     "UnavailableError",
     "UsageError",

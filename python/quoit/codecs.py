@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quoit import _core
+
 
 @dataclass(frozen=True)
 class Bf16:
@@ -64,4 +66,29 @@ class Sign:
         return "sign(vote)" if self.vote else "sign"
 
 
-Codec = Bf16 | Fp8 | Int8 | Int4 | Sign
+@dataclass(frozen=True)
+class TopK:
+    """The largest `ratio` of each 4096 numbers; the others count as 0. Use a residual.
+
+    Each that is kept takes 12 bits for its place and `bits` (2, 4 or 8) for its sign and its size,
+    on a grid between the least and the largest of them: 0.22 bits an element by default.
+    """
+
+    ratio: float = 0.01
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 0.25:
+            raise _core.UsageError(
+                f"TopK: ratio is {self.ratio:g}, but must be above 0 and at most 0.25: where so "
+                "many count, Int4 loses less"
+            )
+        if self.bits not in (2, 4, 8):
+            raise _core.UsageError(f"TopK: bits is {self.bits}, but must be 2, 4 or 8")
+
+    @property
+    def name(self) -> str:
+        return f"topk(ratio={float(self.ratio)!r}, bits={self.bits})"
+
+
+Codec = Bf16 | Fp8 | Int8 | Int4 | Sign | TopK
