@@ -75,9 +75,9 @@ Block<Byte> first_block(Byte* tile, std::size_t count) {
 // ---- Encoding, in groups: what the blocks of a group wait for (the largest of all, two divisions)
 // overlaps.
 
-// Elements, 2 KiB: the CPU itself does not fetch across the end of a page, and waits there. Up to a
+// Elements, 4 KiB: the CPU itself does not fetch across the end of a page, and waits there. Up to a
 // fifth of the time; beyond the last element it is harmless.
-inline constexpr std::size_t kAhead = 512;
+inline constexpr std::size_t kAhead = 1024;
 
 template <std::size_t kBlock>
 void load_block(const Source& from, float* __restrict p) {

@@ -37,14 +37,19 @@ struct Int4Format {
 
   template <std::size_t kBlocks>
   static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
-    std::int32_t above = 0, below = 0;
+    // As integers with a sign, the largest positive number is the largest; as those without, the
+    // most negative one.
+    std::int32_t above = 0;
+    std::uint32_t below = 0;
     for (std::size_t i = 0; i < kBlock; ++i) {
-      const std::int32_t up = above_zero(p[i]), down = below_zero(p[i]);
+      const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, p[i]);
+      const auto up = static_cast<std::int32_t>(bits);
       above = up > above ? up : above;
-      below = down > below ? down : below;
+      below = bits > below ? bits : below;
     }
+    const auto down = static_cast<std::int32_t>(below ^ 0x80000000);
     group.above[b] = above;
-    group.below[b] = below;
+    group.below[b] = down > 0 ? down : 0;
   }
 
   template <std::size_t kBlocks>
@@ -69,12 +74,17 @@ struct Int4Format {
               const Block<std::byte>& block) const {
     store16(block.scale, group.scale[b]);
     *block.zero = static_cast<std::byte>(group.zero[b]);
-    const float inverse = group.inverse[b];
-    const std::int32_t zero = group.zero[b], least = group.least[b], most = group.most[b];
-    alignas(64) std::uint8_t codes[kBlock];
-    for (std::size_t i = 0; i < kBlock; ++i)
-      codes[i] = static_cast<std::uint8_t>(code_on(inverse, least, most, zero, p[i]));
-    pack_nibbles<kBlock>(codes, block.codes);
+    const std::int32_t zero = group.zero[b];
+    const auto least = static_cast<std::int8_t>(group.least[b] + zero);
+    const auto most = static_cast<std::int8_t>(group.most[b] + zero);
+    alignas(64) std::int8_t codes[kBlock];
+    for (std::size_t i = 0; i < kBlock; i += 32) codes_32(p + i, group.inverse[b], zero, codes + i);
+    alignas(64) std::uint8_t kept[kBlock];
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      const std::int8_t from = codes[i] < least ? least : codes[i];
+      kept[i] = static_cast<std::uint8_t>(from > most ? most : from);
+    }
+    pack_nibbles<kBlock>(kept, block.codes);
   }
 
   static void decode(const Encoded& block, std::size_t, float* __restrict out) {
@@ -121,10 +131,10 @@ struct Int4HadamardFormat {
     butterflies(rotated);
     const Scale scale = scale_of(largest_magnitude<kBlock>(rotated), kInt4Largest);
     store16(block.scale, scale.stored);
-    alignas(64) std::uint8_t codes[kBlock];
-    for (std::size_t i = 0; i < kBlock; ++i)
-      codes[i] = static_cast<std::uint8_t>(rounded(rotated[i] * scale.inverse) + kInt4Zero);
-    pack_nibbles<kBlock>(codes, block.codes);
+    alignas(64) std::int8_t codes[kBlock];
+    for (std::size_t i = 0; i < kBlock; i += 32)
+      codes_32(rotated + i, scale.inverse, kInt4Zero, codes + i);
+    pack_nibbles<kBlock>(reinterpret_cast<const std::uint8_t*>(codes), block.codes);
   }
 
   static void decode(const Encoded& block, std::size_t at, float* __restrict out) {

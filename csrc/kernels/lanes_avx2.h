@@ -41,5 +41,20 @@ inline void largest_of_32(const std::int32_t* x, std::int32_t* most) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(most), eight);
 }
 
+// out[i] = x[i] * factor to the nearest integer, ties to even, + offset. What does not fit a byte
+// becomes some byte.
+inline void codes_32(const float* x, float factor, std::int32_t offset, std::int8_t* out) {
+  __m256i codes[4];
+  for (unsigned i = 0; i < 4; ++i) {
+    const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(factor));
+    codes[i] = _mm256_add_epi32(_mm256_cvtps_epi32(scaled), _mm256_set1_epi32(offset));
+  }
+  // Both work in halves: 0 2 4 6, 1 3 5 7 in fours.
+  const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(codes[0], codes[1]),
+                                            _mm256_packs_epi32(codes[2], codes[3]));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(packed, order));
+}
+
 }  // namespace
 }  // namespace quoit

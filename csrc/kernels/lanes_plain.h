@@ -1,7 +1,7 @@
 #pragma once
 // Comparisons of 32 floats at a time that yield a bit for each, for every CPU; lanes_avx2.h is the
 // other choice and gives the same bits.
-#include <cstdint>
+#include "kernels/quantize.h"
 
 namespace quoit {
 namespace {
@@ -32,6 +32,13 @@ inline void largest_of_32(const std::int32_t* x, std::int32_t* most) {
     }
     most[l] = largest;
   }
+}
+
+// out[i] = x[i] * factor to the nearest integer, ties to even, + offset. What does not fit a byte
+// becomes some byte.
+inline void codes_32(const float* x, float factor, std::int32_t offset, std::int8_t* out) {
+  for (unsigned i = 0; i < 32; ++i)
+    out[i] = static_cast<std::int8_t>(rounded(x[i] * factor) + offset);
 }
 
 }  // namespace
