@@ -37,24 +37,15 @@ struct Int4Format {
 
   template <std::size_t kBlocks>
   static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
-    // As integers with a sign, the largest positive number is the largest; as those without, the
-    // most negative one.
-    std::int32_t above = 0;
-    std::uint32_t below = 0;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, p[i]);
-      const auto up = static_cast<std::int32_t>(bits);
-      above = up > above ? up : above;
-      below = bits > below ? bits : below;
-    }
-    const auto down = static_cast<std::int32_t>(below ^ 0x80000000);
-    group.above[b] = above;
-    group.below[b] = down > 0 ? down : 0;
+    range_in_lanes(p, kBlock, group.above_in[b], group.below_in[b]);
   }
 
   template <std::size_t kBlocks>
   static void scale(Group<kBlocks>& group) {
+    settle(group.above_in, group.above);
+    settle(group.below_in, group.below);
     for (std::size_t b = 0; b < kBlocks; ++b) {
+      group.below[b] = group.below[b] > 0 ? group.below[b] : 0;
       const Grid grid = grid_of(group.above[b], group.below[b]);
       group.scale[b] = grid.scale.stored;
       group.inverse[b] = grid.scale.inverse;

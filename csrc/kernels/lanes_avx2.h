@@ -56,5 +56,53 @@ inline void codes_32(const float* x, float factor, std::int32_t offset, std::int
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permutevar8x32_epi32(packed, order));
 }
 
+inline __m256i eight_of(const void* x) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(x));
+}
+
+// most[l]: the largest of the magnitudes of x[l], x[l + 8], ... up to x[count - 1], as bits.
+inline void largest_in_lanes(const float* x, std::size_t count, std::int32_t* most) {
+  __m256i largest = _mm256_setzero_si256();
+  for (std::size_t i = 0; i < count; i += 8) {
+    const __m256i magnitude = _mm256_and_si256(eight_of(x + i), _mm256_set1_epi32(0x7fffffff));
+    largest = _mm256_max_epi32(largest, magnitude);
+  }
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(most), largest);
+}
+
+// The same of the numbers that are positive, and of those that are negative; not above 0 where
+// there is none.
+inline void range_in_lanes(const float* x, std::size_t count, std::int32_t* above,
+                           std::int32_t* below) {
+  // As integers with a sign, the largest positive number is the largest; as those without, the most
+  // negative one.
+  __m256i up = _mm256_setzero_si256(), down = _mm256_setzero_si256();
+  for (std::size_t i = 0; i < count; i += 8) {
+    const __m256i bits = eight_of(x + i);
+    up = _mm256_max_epi32(up, bits);
+    down = _mm256_max_epu32(down, bits);
+  }
+  const __m256i sign = _mm256_set1_epi32(INT32_MIN);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(above), up);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(below), _mm256_xor_si256(down, sign));
+}
+
+// out[r]: the largest of row r, of eight rows of eight.
+inline void largest_of_rows(const std::int32_t* rows, std::int32_t* out) {
+  const auto halves = [](__m256i a, __m256i b) {
+    return _mm256_max_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+  };
+  const auto quarters = [](__m256i a, __m256i b) {
+    return _mm256_max_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+  };
+  __m256i pairs[4];
+  for (unsigned r = 0; r < 4; ++r)
+    pairs[r] = halves(eight_of(rows + 16 * r), eight_of(rows + 16 * r + 8));
+  const __m256i a = quarters(pairs[0], pairs[1]), b = quarters(pairs[2], pairs[3]);
+  const __m256i most =
+      _mm256_max_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), most);
+}
+
 }  // namespace
 }  // namespace quoit

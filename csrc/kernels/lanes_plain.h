@@ -41,5 +41,39 @@ inline void codes_32(const float* x, float factor, std::int32_t offset, std::int
     out[i] = static_cast<std::int8_t>(rounded(x[i] * factor) + offset);
 }
 
+// most[l]: the largest of the magnitudes of x[l], x[l + 8], ... up to x[count - 1], as bits.
+inline void largest_in_lanes(const float* x, std::size_t count, std::int32_t* most) {
+  for (unsigned l = 0; l < 8; ++l) most[l] = 0;
+  for (std::size_t i = 0; i < count; i += 8) {
+    for (unsigned l = 0; l < 8; ++l) {
+      const std::int32_t magnitude = magnitude_of(x[i + l]);
+      most[l] = magnitude > most[l] ? magnitude : most[l];
+    }
+  }
+}
+
+// The same of the numbers that are positive, and of those that are negative; not above 0 where
+// there is none.
+inline void range_in_lanes(const float* x, std::size_t count, std::int32_t* above,
+                           std::int32_t* below) {
+  for (unsigned l = 0; l < 8; ++l) above[l] = below[l] = 0;
+  for (std::size_t i = 0; i < count; i += 8) {
+    for (unsigned l = 0; l < 8; ++l) {
+      const std::int32_t up = above_zero(x[i + l]), down = below_zero(x[i + l]);
+      above[l] = up > above[l] ? up : above[l];
+      below[l] = down > below[l] ? down : below[l];
+    }
+  }
+}
+
+// out[r]: the largest of row r, of eight rows of eight.
+inline void largest_of_rows(const std::int32_t* rows, std::int32_t* out) {
+  for (unsigned r = 0; r < 8; ++r) {
+    std::int32_t most = rows[8 * r];
+    for (unsigned l = 1; l < 8; ++l) most = rows[8 * r + l] > most ? rows[8 * r + l] : most;
+    out[r] = most;
+  }
+}
+
 }  // namespace
 }  // namespace quoit
