@@ -75,26 +75,6 @@ Block<Byte> first_block(Byte* tile, std::size_t count) {
 // ---- Encoding, in groups: what the blocks of a group wait for (the largest of all, two divisions)
 // overlaps.
 
-// Elements, 4 KiB: the CPU itself does not fetch across the end of a page, and waits there. Up to a
-// fifth of the time; beyond the last element it is harmless.
-inline constexpr std::size_t kAhead = 1024;
-
-template <std::size_t kBlock>
-void load_block(const Source& from, std::size_t at, float* __restrict p) {
-  const float scale = from.scale, unit = from.unit;
-  const float* const in = from.in + at;
-  const float* const carried = from.carried ? from.carried + at : nullptr;
-  for (std::size_t i = 0; i < kBlock; i += 16) {
-    __builtin_prefetch(in + kAhead + i);
-    if (carried) __builtin_prefetch(carried + kAhead + i, 1);
-  }
-  if (carried) {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale + carried[i] * unit;
-  } else {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale;
-  }
-}
-
 template <std::size_t kBlock>
 void keep_lost(const float* __restrict p, const float* __restrict decoded, float per_unit,
                bool finite, float* __restrict residual) {

@@ -6,13 +6,6 @@
 namespace quoit {
 namespace {
 
-// Bit i: x[i] < 0.
-inline std::uint32_t negative_32(const float* x) {
-  std::uint32_t bits = 0;
-  for (unsigned i = 0; i < 32; ++i) bits |= static_cast<std::uint32_t>(x[i] < 0) << i;
-  return bits;
-}
-
 // Bit i: the magnitude x[i], or that of the float of such bits, is at least `least`, which is not
 // 0.
 inline std::uint32_t at_least_32(const std::int32_t* x, std::int32_t least) {
@@ -73,6 +66,41 @@ inline void largest_of_rows(const std::int32_t* rows, std::int32_t* out) {
     for (unsigned l = 1; l < 8; ++l) most = rows[8 * r + l] > most ? rows[8 * r + l] : most;
     out[r] = most;
   }
+}
+
+// A sum of magnitudes in 16 lanes: lane l has those of the elements l, l + 16, ... In the end, the
+// upper half is added to the lower one until one is left.
+struct Magnitudes {
+  alignas(64) float lanes[16] = {};
+
+  // 16 more.
+  void add(const float* x) {
+    for (unsigned l = 0; l < 16; ++l) lanes[l] += __builtin_fabsf(x[l]);
+  }
+  [[nodiscard]] float total() {
+    for (unsigned half = 8; half > 0; half /= 2) {
+      for (unsigned l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+    }
+    return lanes[0];
+  }
+};
+
+// p[i] = in[i] * scale + carried[i] * unit for 32 of them, where kCarried, and else without the
+// second part. Adds them to `sum`, and stores them where kKeep. Returns which are below 0.
+template <bool kCarried, bool kKeep>
+std::uint32_t signs_32(const float* in, float scale, const float* carried, float unit, float* p,
+                       Magnitudes& sum) {
+  alignas(64) float x[32];
+  for (unsigned i = 0; i < 32; ++i) {
+    x[i] = in[i] * scale;
+    if constexpr (kCarried) x[i] += carried[i] * unit;
+    if constexpr (kKeep) p[i] = x[i];
+  }
+  sum.add(x);
+  sum.add(x + 16);
+  std::uint32_t bits = 0;
+  for (unsigned i = 0; i < 32; ++i) bits |= static_cast<std::uint32_t>(x[i] < 0) << i;
+  return bits;
 }
 
 }  // namespace
