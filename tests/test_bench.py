@@ -21,7 +21,7 @@ import bench_ranks
 import mpirun
 import worlds
 from quoit import cli
-from quoit.bench import command, data, launch, results, show, sizes, table
+from quoit.bench import codec, command, data, launch, results, show, sizes, table
 from quoit.bench.cases import Case, Memory
 from quoit.bench.data import DTYPES
 from quoit.bench.launch import Command, Launcher
@@ -507,7 +507,7 @@ def test_kernels(tmp_path: Path) -> None:
     whole = json.loads(path.read_text())
     for row in whole["rows"]:
         assert {"copy", "copy (non-temporal)", "sum of 2 (baseline)", "memcpy"} <= set(row["peers"])
-        for name in ("bf16", "bf16(stochastic)", "fp8", "int8", "int4", "int4(hadamard)"):
+        for name in codec.LOSSES:
             parts = ("encode", "encode, feedback", "decode", "add")
             assert {f"{name} {part}" for part in parts} <= set(row["peers"])
         assert all(cell["wrong"] == 0 for cell in row["peers"].values())

@@ -23,6 +23,8 @@ LOSSES: dict[Codec, float] = {
     quoit.Int4(): 0.2,
     quoit.Int4(hadamard=True): 0.25,
     quoit.Sign(): 1.0,
+    quoit.TopK(): 1.0,
+    quoit.TopK(ratio=0.1, bits=2): 1.0,
 }
 COUNT = 10_000
 
@@ -97,6 +99,21 @@ def test_a_vote_has_the_sign_of_the_majority() -> None:
     on_threads(["a", "a", "a"], body)
     votes = sum(np.sign(noise(rank)) for rank in range(3))
     assert np.array_equal(np.sign(results[0]), np.sign(votes))
+
+
+def test_top_k_takes_what_has_a_meaning() -> None:
+    assert quoit.TopK().name == "topk(ratio=0.01, bits=8)"
+    assert quoit.TopK(ratio=1e-5, bits=2).name == "topk(ratio=1e-05, bits=2)"
+    for ratio in (0, -0.1, 0.26, float("nan")):
+        with pytest.raises(quoit.UsageError, match="above 0 and at most"):
+            quoit.TopK(ratio=ratio)
+    with pytest.raises(quoit.UsageError, match="bits is 3"):
+        quoit.TopK(bits=3)
+    for codec in (quoit.TopK(), quoit.TopK(ratio=0.25), quoit.TopK(ratio=1e-5, bits=4)):
+        assert quoit._core.Codec(codec.name).name == codec.name
+    for name in ("topk(ratio=0.3, bits=8)", "topk(ratio=0.1, bits=5)", "topk(0.1)"):
+        with pytest.raises(quoit.UsageError):
+            quoit._core.Codec(name)
 
 
 def test_asynchronous_and_16_bit() -> None:

@@ -37,7 +37,7 @@ CodecPtr codec_named(std::string_view name, Isa isa) {
   if (name == "int4") return make_int4(kernels);
   if (name == "int4(hadamard)") return make_int4_hadamard(kernels);
   if (name == "int8") return make_int8(kernels);
-  if (name.starts_with("topk(")) return make_topk(name, kernels);
+  if (CodecPtr topk = make_topk(name, kernels)) return topk;
   throw UsageError(text("codec '", name,
                         "' is not known: choose raw, bf16, bf16(stochastic), fp8, int8, int4, "
                         "int4(hadamard), sign, sign(vote) or topk(ratio=0.01, bits=8)"));

@@ -62,12 +62,12 @@ CodecPtr make_fp8(const CodecKernels& kernels);
 CodecPtr make_int4(const CodecKernels& kernels);
 CodecPtr make_int4_hadamard(const CodecKernels& kernels);
 CodecPtr make_int8(const CodecKernels& kernels);
-// Of a name such as "topk(ratio=0.01, bits=8)"; throws UsageError for any other.
+// Of a name such as "topk(ratio=0.01, bits=8)": null for other names, UsageError for other numbers.
 CodecPtr make_topk(std::string_view name, const CodecKernels& kernels);
 
 // The codec of that name: "raw", "bf16", "bf16(stochastic)", "fp8", "int8", "int4",
-// "int4(hadamard)", "sign", "sign(vote)", "topk(ratio=0.01, bits=8)". Throws UsageError for any
-// other.
+// "int4(hadamard)", "sign", "sign(vote)", "topk(ratio=0.01, bits=8)" with a ratio of up to 0.25 and
+// 2, 4 or 8 bits. Throws UsageError for any other.
 CodecPtr codec_named(std::string_view name, Isa isa = isa_in_use());
 
 }  // namespace quoit

@@ -1,6 +1,7 @@
 // The largest numbers of each tile, exact in place and rounded in size; the others count as 0. For
 // use with error feedback, as in Stich et al., "Sparsified SGD with Memory", 2018. So many of each
 // tile rather than of the whole tensor: a tile's size is known beforehand, and 12 bits say where.
+#include <array>
 #include <charconv>
 #include <cmath>
 
@@ -63,11 +64,10 @@ CodecPtr make_topk(std::string_view name, const CodecKernels& kernels) {
   double ratio = 0;
   int bits = 0;
   rest.remove_prefix(rest.starts_with(kRatio) ? kRatio.size() : rest.size());
-  QUOIT_CHECK(take(rest, ratio, ", bits=") && take(rest, bits, ")") && rest.empty(), UsageError,
-              "codec '", name, "': write it as topk(ratio=0.01, bits=8)");
-  QUOIT_CHECK(ratio > 0 && ratio <= 0.25, UsageError, "topk: ratio is ", ratio,
-              ", but must be above 0 and at most 0.25: with more, int8 costs no more bytes");
-  QUOIT_CHECK(bits == 2 || bits == 4 || bits == 8, UsageError, "topk: bits is ", bits,
+  if (!take(rest, ratio, ", bits=") || !take(rest, bits, ")") || !rest.empty()) return nullptr;
+  QUOIT_CHECK(ratio > 0 && ratio <= 0.25, UsageError, "TopK: ratio is ", ratio,
+              ", but must be above 0 and at most 0.25: where so many count, Int4 loses less");
+  QUOIT_CHECK(bits == 2 || bits == 4 || bits == 8, UsageError, "TopK: bits is ", bits,
               ", but must be 2, 4 or 8");
   return std::make_shared<TopK>(ratio, static_cast<std::size_t>(bits), kernels);
 }

@@ -75,25 +75,6 @@ Block<Byte> first_block(Byte* tile, std::size_t count) {
 // ---- Encoding, in groups: what the blocks of a group wait for (the largest of all, two divisions)
 // overlaps.
 
-// Elements, 2 KiB: the CPU itself does not fetch across the end of a page, and waits there. Up to a
-// fifth of the time; beyond the last element it is harmless.
-inline constexpr std::size_t kAhead = 512;
-
-template <std::size_t kBlock>
-void load_block(const Source& from, float* __restrict p) {
-  const float scale = from.scale, unit = from.unit;
-  const float *const in = from.in, *const carried = from.carried;
-  for (std::size_t i = 0; i < kBlock; i += 16) {
-    __builtin_prefetch(in + kAhead + i);
-    if (carried) __builtin_prefetch(carried + kAhead + i, 1);
-  }
-  if (carried) {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale + carried[i] * unit;
-  } else {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale;
-  }
-}
-
 template <std::size_t kBlock>
 void keep_lost(const float* __restrict p, const float* __restrict decoded, float per_unit,
                bool finite, float* __restrict residual) {
@@ -110,6 +91,8 @@ void keep_lost(const float* __restrict p, const float* __restrict decoded, float
 // an array of each, so that compilers work on several blocks at a time.
 template <std::size_t kBlocks>
 struct Group {
+  alignas(32) std::int32_t above_in[kBlocks][8];  // `above`, of every eighth
+  alignas(32) std::int32_t below_in[kBlocks][8];
   alignas(32) std::int32_t above[kBlocks];  // the largest number, or magnitude, as bits
   alignas(32) std::int32_t below[kBlocks];  // that of the smallest number
   alignas(32) std::uint32_t scale[kBlocks];
@@ -119,9 +102,23 @@ struct Group {
   alignas(32) std::int32_t most[kBlocks];
 };
 
+// The largest of each row.
+template <std::size_t kBlocks>
+void settle(const std::int32_t (&rows)[kBlocks][8], std::int32_t* out) {
+  if constexpr (kBlocks == 8) {
+    largest_of_rows(rows[0], out);
+  } else {
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      out[b] = 0;
+      for (const std::int32_t x : rows[b]) out[b] = x > out[b] ? x : out[b];
+    }
+  }
+}
+
 // For formats whose blocks have one scale.
 template <std::size_t kBlocks>
 void scale_group(Group<kBlocks>& group, std::int32_t largest_code) {
+  settle(group.above_in, group.above);
   for (std::size_t b = 0; b < kBlocks; ++b) {
     const Scale scale = scale_of(group.above[b], largest_code);
     group.scale[b] = scale.stored;
@@ -137,7 +134,7 @@ void encode_blocks(const Source& from, const Format& format, std::size_t at,
   alignas(64) float p[kBlocks][kBlock];
   Group<kBlocks> group;
   for (std::size_t b = 0; b < kBlocks; ++b) {
-    load_block<kBlock>(part_of(from, b * kBlock, kBlock), p[b]);
+    load_block<kBlock>(from, b * kBlock, p[b]);
     Format::measure(p[b], group, b);
   }
   Format::scale(group);

@@ -13,7 +13,7 @@ struct Fp8Format {
 
   template <std::size_t kBlocks>
   static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
-    group.above[b] = largest_magnitude<kBlock>(p);
+    largest_in_lanes(p, kBlock, group.above_in[b]);
   }
 
   template <std::size_t kBlocks>

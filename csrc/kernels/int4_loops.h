@@ -37,19 +37,15 @@ struct Int4Format {
 
   template <std::size_t kBlocks>
   static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
-    std::int32_t above = 0, below = 0;
-    for (std::size_t i = 0; i < kBlock; ++i) {
-      const std::int32_t up = above_zero(p[i]), down = below_zero(p[i]);
-      above = up > above ? up : above;
-      below = down > below ? down : below;
-    }
-    group.above[b] = above;
-    group.below[b] = below;
+    range_in_lanes(p, kBlock, group.above_in[b], group.below_in[b]);
   }
 
   template <std::size_t kBlocks>
   static void scale(Group<kBlocks>& group) {
+    settle(group.above_in, group.above);
+    settle(group.below_in, group.below);
     for (std::size_t b = 0; b < kBlocks; ++b) {
+      group.below[b] = group.below[b] > 0 ? group.below[b] : 0;
       const Grid grid = grid_of(group.above[b], group.below[b]);
       group.scale[b] = grid.scale.stored;
       group.inverse[b] = grid.scale.inverse;
@@ -69,12 +65,17 @@ struct Int4Format {
               const Block<std::byte>& block) const {
     store16(block.scale, group.scale[b]);
     *block.zero = static_cast<std::byte>(group.zero[b]);
-    const float inverse = group.inverse[b];
-    const std::int32_t zero = group.zero[b], least = group.least[b], most = group.most[b];
-    alignas(64) std::uint8_t codes[kBlock];
-    for (std::size_t i = 0; i < kBlock; ++i)
-      codes[i] = static_cast<std::uint8_t>(code_on(inverse, least, most, zero, p[i]));
-    pack_nibbles<kBlock>(codes, block.codes);
+    const std::int32_t zero = group.zero[b];
+    const auto least = static_cast<std::int8_t>(group.least[b] + zero);
+    const auto most = static_cast<std::int8_t>(group.most[b] + zero);
+    alignas(64) std::int8_t codes[kBlock];
+    for (std::size_t i = 0; i < kBlock; i += 32) codes_32(p + i, group.inverse[b], zero, codes + i);
+    alignas(64) std::uint8_t kept[kBlock];
+    for (std::size_t i = 0; i < kBlock; ++i) {
+      const std::int8_t from = codes[i] < least ? least : codes[i];
+      kept[i] = static_cast<std::uint8_t>(from > most ? most : from);
+    }
+    pack_nibbles<kBlock>(kept, block.codes);
   }
 
   static void decode(const Encoded& block, std::size_t, float* __restrict out) {
@@ -121,10 +122,10 @@ struct Int4HadamardFormat {
     butterflies(rotated);
     const Scale scale = scale_of(largest_magnitude<kBlock>(rotated), kInt4Largest);
     store16(block.scale, scale.stored);
-    alignas(64) std::uint8_t codes[kBlock];
-    for (std::size_t i = 0; i < kBlock; ++i)
-      codes[i] = static_cast<std::uint8_t>(rounded(rotated[i] * scale.inverse) + kInt4Zero);
-    pack_nibbles<kBlock>(codes, block.codes);
+    alignas(64) std::int8_t codes[kBlock];
+    for (std::size_t i = 0; i < kBlock; i += 32)
+      codes_32(rotated + i, scale.inverse, kInt4Zero, codes + i);
+    pack_nibbles<kBlock>(reinterpret_cast<const std::uint8_t*>(codes), block.codes);
   }
 
   static void decode(const Encoded& block, std::size_t at, float* __restrict out) {

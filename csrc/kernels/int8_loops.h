@@ -13,7 +13,7 @@ struct Int8Format {
 
   template <std::size_t kBlocks>
   static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
-    group.above[b] = largest_magnitude<kBlock>(p);
+    largest_in_lanes(p, kBlock, group.above_in[b]);
   }
 
   template <std::size_t kBlocks>
@@ -36,8 +36,7 @@ struct Int8Format {
       return;
     }
     auto* const __restrict codes = reinterpret_cast<std::int8_t*>(block.codes);
-    for (std::size_t i = 0; i < kBlock; ++i)
-      codes[i] = static_cast<std::int8_t>(rounded(p[i] * inverse));
+    for (std::size_t i = 0; i < kBlock; i += 32) codes_32(p + i, inverse, 0, codes + i);
   }
 
   static void decode(const Encoded& block, std::size_t, float* __restrict out) {

@@ -24,34 +24,17 @@ constexpr SignBits kSignBit = make_sign_bits();
 
 // ---- Encoding.
 
-// The sum of |x[i]| * factor over a block, in 16 lanes and then pairwise, on every instruction set.
-float sum_of_magnitudes(const float* x, float factor) {
-  alignas(64) float lanes[16] = {};
-  for (std::size_t i = 0; i < kSignBlock; i += 16) {
-    for (std::size_t l = 0; l < 16; ++l) lanes[l] += __builtin_fabsf(x[i + l]) * factor;
-  }
-  for (std::size_t half = 8; half > 0; half /= 2) {
-    for (std::size_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-  }
-  return lanes[0];
-}
-
-bool all_finite(const float* x, std::size_t count) {
-  std::uint32_t infinite = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, x[i]) & kMagnitude;
-    infinite |= static_cast<std::uint32_t>(bits >= kInfinity);
-  }
-  return infinite == 0;
-}
-
-// Of a block, of which the elements beyond `count` are 0. NaN where one is not finite.
-std::uint16_t scale_of_block(const float* x, std::size_t count) {
-  const float size = static_cast<float>(count);
-  const float sum = sum_of_magnitudes(x, 1);
+// Of a block, of which the elements beyond `count` are 0: that of the sum of magnitudes, which
+// overflows where they are large. NaN where one is not finite.
+std::uint16_t scale_of_block(const float* x, std::size_t count, float sum) {
+  constexpr float kSmaller = 0.5F / kSignBlock;
+  const auto size = static_cast<float>(count);
   if (sum < __builtin_inff()) return sign_scale(sum / size);
-  if (!all_finite(x, count)) return kBFloat16NaN;
-  return sign_scale(sum_of_magnitudes(x, 1.0F / kSignBlock) / size * kSignBlock);
+  Magnitudes parts;
+  for (std::size_t i = 0; i < kSignBlock; i += kSignWord)
+    static_cast<void>(signs_32<false, false>(x + i, kSmaller, nullptr, 0, nullptr, parts));
+  const float part = parts.total();
+  return part < __builtin_inff() ? sign_scale(part / size * (1 / kSmaller)) : kBFloat16NaN;
 }
 
 void keep_residual(const Source& from, const float* x, float scale, const std::uint32_t* words) {
@@ -67,6 +50,23 @@ void keep_residual(const Source& from, const float* x, float scale, const std::u
   }
 }
 
+// Whole words from `at` on. Returns the sum of magnitudes.
+template <bool kCarried>
+float signs_of(const Source& from, std::size_t at, float* x, std::uint32_t* words) {
+  const float* const in = from.in + at;
+  const float* const carried = kCarried ? from.carried + at : nullptr;
+  Magnitudes sum;
+  for (std::size_t i = 0; i < kSignBlock; i += kSignWord) {
+    for (std::size_t k = i; k < i + kSignWord; k += 16) {
+      __builtin_prefetch(in + kAhead + k);
+      if (kCarried) __builtin_prefetch(carried + kAhead + k, 1);
+    }
+    words[i / kSignWord] = signs_32<kCarried, true>(
+        in + i, from.scale, kCarried ? carried + i : nullptr, from.unit, x + i, sum);
+  }
+  return sum.total();
+}
+
 void sign_encode(const Source& from, std::byte* out) {
   std::byte* words_out = out + sign_scale_bytes(from.count);
   for (std::byte* pad = out; pad < words_out; pad += 4) __builtin_memset(pad, 0, 4);
@@ -74,18 +74,25 @@ void sign_encode(const Source& from, std::byte* out) {
   for (std::size_t begin = 0; begin < from.count; begin += kSignBlock) {
     const std::size_t left = from.count - begin;
     const Source block = part_of(from, begin, left < kSignBlock ? left : kSignBlock);
-    load_source(block, x);
-    for (std::size_t i = block.count; i < kSignBlock; ++i) x[i] = 0;
-    const std::uint16_t scale = scale_of_block(x, block.count);
-    std::uint32_t words[kSignWords] = {};
-    if (scale != kBFloat16NaN) {
-      for (std::size_t w = 0; w < kSignWords; ++w) words[w] = negative_32(x + w * kSignWord);
-      if (block.residual) keep_residual(block, x, float_from_bf16(scale), words);
+    std::uint32_t words[kSignWords];
+    float sum;
+    if (left >= kSignBlock) {
+      sum = (from.carried ? signs_of<true> : signs_of<false>)(from, begin, x, words);
+    } else {
+      load_source(block, x);
+      for (std::size_t i = left; i < kSignBlock; ++i) x[i] = 0;
+      sum = signs_of<false>({.in = x}, 0, x, words);
     }
-    const std::size_t bytes = (block.count + kSignWord - 1) / kSignWord * sizeof(std::uint32_t);
+    const std::uint16_t scale = scale_of_block(x, block.count, sum);
     __builtin_memcpy(out + begin / kSignBlock * sizeof scale, &scale, sizeof scale);
-    __builtin_memcpy(words_out, words, bytes);
-    words_out += bytes;
+    const std::size_t used = (block.count + kSignWord - 1) / kSignWord;
+    for (std::size_t w = 0; w < used; ++w) {
+      if (scale == kBFloat16NaN) words[w] = 0;
+      __builtin_memcpy(words_out, words + w, sizeof words[w]);
+      words_out += sizeof words[w];
+    }
+    if (block.residual && scale != kBFloat16NaN)
+      keep_residual(block, x, float_from_bf16(scale), words);
   }
 }
 

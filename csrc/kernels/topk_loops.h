@@ -19,8 +19,8 @@ struct TopKScratch {
   alignas(64) std::int32_t p[kTile];  // the bits of floats; beyond the last element zeros
   alignas(64) std::int32_t maxima[kTile / kTopKRun * kTopKLanes];
   alignas(64) std::int32_t folded[kTile / kTopKRun * kTopKLanes / 2];
-  alignas(64) std::int32_t magnitudes[kTile + kTopKRun];  // of the candidates, ascending by index
-  alignas(64) std::uint16_t indices[kTile + kTopKRun];
+  alignas(64) std::int32_t chosen[kTile + kTopKLanes];  // candidates, as in p, in the same order
+  alignas(64) std::uint16_t indices[kTile];
 };
 
 inline std::int32_t magnitude_of_bits(std::int32_t bits) { return bits & 0x7fffffff; }
@@ -33,7 +33,6 @@ void topk_load(const Source& from, std::size_t runs, TopKScratch& scratch) {
     const float* const in = from.in + run * kTopKRun;
     const float* const carried = kCarried ? from.carried + run * kTopKRun : nullptr;
     std::int32_t* const __restrict p = scratch.p + run * kTopKRun;
-    std::int32_t* const __restrict most = scratch.maxima + run * kTopKLanes;
     for (std::size_t i = 0; i < kTopKRun; i += 16) {
       __builtin_prefetch(in + kAhead + i);
       if (kCarried) __builtin_prefetch(carried + kAhead + i, 1);
@@ -42,13 +41,7 @@ void topk_load(const Source& from, std::size_t runs, TopKScratch& scratch) {
       const float scaled = in[i] * scale;
       p[i] = __builtin_bit_cast(std::int32_t, kCarried ? scaled + carried[i] * unit : scaled);
     }
-    for (std::size_t l = 0; l < kTopKLanes; ++l) most[l] = magnitude_of_bits(p[l]);
-    for (std::size_t i = kTopKLanes; i < kTopKRun; i += kTopKLanes) {
-      for (std::size_t l = 0; l < kTopKLanes; ++l) {
-        const std::int32_t magnitude = magnitude_of_bits(p[i + l]);
-        most[l] = magnitude > most[l] ? magnitude : most[l];
-      }
-    }
+    largest_of_32(p, scratch.maxima + run * kTopKLanes);
   }
 }
 
@@ -77,18 +70,19 @@ std::size_t topk_load(const Source& from, TopKScratch& scratch) {
   return whole + 1;
 }
 
-// Of `count` numbers, a multiple of 8.
+// Of `count` magnitudes, a multiple of 8.
 std::size_t count_at_least(const std::int32_t* x, std::size_t count, std::int32_t least) {
   std::int32_t lanes[kTopKLanes] = {};
   for (std::size_t i = 0; i < count; i += kTopKLanes) {
-    for (std::size_t l = 0; l < kTopKLanes; ++l) lanes[l] += x[i + l] >= least ? 1 : 0;
+    for (std::size_t l = 0; l < kTopKLanes; ++l)
+      lanes[l] += magnitude_of_bits(x[i + l]) >= least ? 1 : 0;
   }
   std::int32_t total = 0;
   for (const std::int32_t lane : lanes) total += lane;
   return static_cast<std::size_t>(total);
 }
 
-// At least `wanted` numbers are at least `from`, and fewer are at least `to`.
+// At least `wanted` magnitudes are at least `from`, and fewer are at least `to`.
 struct Between {
   std::int32_t from;
   std::int32_t to;
@@ -113,22 +107,25 @@ void narrow_down(const std::int32_t* x, std::size_t count, std::size_t wanted, s
 // Where the candidates begin: at least `wanted` numbers are no smaller.
 std::int32_t topk_floor(TopKScratch& scratch, std::size_t runs, std::size_t wanted,
                         std::int32_t largest) {
-  const std::int32_t* maxima = scratch.maxima;
+  const std::int32_t* of = scratch.maxima;
   std::size_t count = runs * kTopKLanes;
   while (count / 2 >= 4 * wanted && count % (2 * kTopKLanes) == 0) {
     count /= 2;
     for (std::size_t i = 0; i < count; ++i) {
-      const std::int32_t a = maxima[i], b = maxima[count + i];
+      const std::int32_t a = of[i], b = of[count + i];
       scratch.folded[i] = a > b ? a : b;
     }
-    maxima = scratch.folded;
+    of = scratch.folded;
   }
-  if (count < wanted) return 0;
+  if (4 * wanted > count) {  // too many for the largest of some to tell
+    of = scratch.p;
+    count = runs * kTopKRun;
+  }
   Between between{0, largest + 1, count};
   // An eighth of the largest: most of the time they do not differ by more.
   const std::int32_t eighth = largest - (3 << 23);
   if (eighth > 0) {
-    const std::size_t found = count_at_least(maxima, count, eighth);
+    const std::size_t found = count_at_least(of, count, eighth);
     if (found >= wanted) {
       between.from = eighth;
       between.found = found;
@@ -136,23 +133,34 @@ std::int32_t topk_floor(TopKScratch& scratch, std::size_t runs, std::size_t want
       between.to = eighth;
     }
   }
-  narrow_down(maxima, count, wanted, wanted + wanted / 4, between);
+  narrow_down(of, count, wanted, wanted + wanted / 4, between);
   return between.from;
 }
 
-// Returns how many there are. Zeros are none.
-std::size_t topk_candidates(TopKScratch& scratch, std::size_t runs, std::int32_t least) {
+// Returns how many there are. Zeros are none. All is in the cache here, so that memory has time for
+// the next tile, of which topk_load() has asked for the beginning: a third of the time.
+std::size_t topk_candidates(const Source& from, TopKScratch& scratch, std::size_t runs,
+                            std::int32_t least) {
   constexpr std::size_t kRuns = 32 / kTopKLanes;  // of which 32 maxima are
+  constexpr std::size_t kStep = kRuns * kTopKRun * (kTile - kAhead) / kTile;
+  const float* next = from.in + from.count + kAhead;
+  const float* next_carried = from.carried ? from.carried + from.count + kAhead : nullptr;
   std::size_t found = 0;
   for (std::size_t first = 0; first < runs; first += kRuns) {
     std::uint32_t lanes = at_least_32(scratch.maxima + first * kTopKLanes, least);
+    for (std::size_t i = 0; i < kStep; i += 16) {
+      __builtin_prefetch(next + i);
+      if (next_carried) __builtin_prefetch(next_carried + i, 1);
+    }
+    next += kStep;
+    next_carried += next_carried ? kStep : 0;
     for (std::size_t run = first; lanes != 0; ++run, lanes >>= kTopKLanes) {
       if ((lanes & 0xff) == 0) continue;
       std::uint32_t bits = at_least_32(scratch.p + run * kTopKRun, least);
       do {
         const std::size_t at = run * kTopKRun + static_cast<std::size_t>(__builtin_ctz(bits));
         scratch.indices[found] = static_cast<std::uint16_t>(at);
-        scratch.magnitudes[found++] = magnitude_of_bits(scratch.p[at]);
+        scratch.chosen[found++] = scratch.p[at];
         bits &= bits - 1;
       } while (bits != 0);
     }
@@ -164,23 +172,23 @@ std::size_t topk_candidates(TopKScratch& scratch, std::size_t runs, std::int32_t
 std::size_t topk_choose(TopKScratch& scratch, std::size_t found, std::size_t wanted,
                         std::int32_t least, std::int32_t largest) {
   if (found <= wanted) return found;
-  for (std::size_t i = found; i % kTopKLanes != 0; ++i) scratch.magnitudes[i] = 0;
+  for (std::size_t i = found; i % kTopKLanes != 0; ++i) scratch.chosen[i] = 0;
   const std::size_t padded = (found + kTopKLanes - 1) / kTopKLanes * kTopKLanes;
   Between between{least, largest + 1, found};
-  narrow_down(scratch.magnitudes, padded, wanted, wanted, between);
-  std::size_t spare = wanted;
+  narrow_down(scratch.chosen, padded, wanted, wanted, between);
+  std::size_t first = 0;  // so many of the least, which are all equal
   if (between.found > wanted) {
-    spare -= count_at_least(scratch.magnitudes, padded, between.to);
+    first = wanted - count_at_least(scratch.chosen, padded, between.to);
+    ++between.from;
   }
   std::size_t kept = 0;
   for (std::size_t i = 0; i < found; ++i) {
-    const std::int32_t magnitude = scratch.magnitudes[i];
-    const bool tied = between.found > wanted && magnitude == between.from;
-    const bool keep = magnitude >= between.from && (!tied || spare > 0);
-    spare -= tied && keep ? 1 : 0;
+    const std::int32_t bits = scratch.chosen[i], above = magnitude_of_bits(bits) - between.from;
+    const bool tied = above == -1 && first > 0;
+    first -= tied ? 1 : 0;
     scratch.indices[kept] = scratch.indices[i];
-    scratch.magnitudes[kept] = magnitude;
-    kept += keep ? 1 : 0;
+    scratch.chosen[kept] = bits;
+    kept += tied || above >= 0 ? 1 : 0;
   }
   return kept;
 }
@@ -200,19 +208,27 @@ std::size_t topk_index(const std::byte* indices, std::size_t i) {
   return i % 2 == 0 ? pair & 0xfff : pair >> 4;
 }
 
-// What is left of a number that was kept.
-void topk_keep_lost(const Source& from, const TopKScratch& scratch) {
-  float* const __restrict residual = from.residual;
-  for (std::size_t i = 0; i < from.count; ++i)
-    residual[i] = __builtin_bit_cast(float, scratch.p[i]) * from.per_unit;
+// `bits` each, 2, 4 or 8; beyond the last are zeros.
+void topk_pack_codes(const std::uint8_t* codes, std::size_t bits, std::size_t count,
+                     std::uint8_t* out) {
+  if (bits == 8) __builtin_memcpy(out, codes, count);
+  if (bits == 4) {
+    for (std::size_t i = 0; i < count; i += 2)
+      *out++ = static_cast<std::uint8_t>(codes[i] | codes[i + 1] << 4);
+  }
+  if (bits == 2) {
+    for (std::size_t i = 0; i < count; i += 4)
+      *out++ = static_cast<std::uint8_t>(codes[i] | codes[i + 1] << 2 | codes[i + 2] << 4 |
+                                         codes[i + 3] << 6);
+  }
 }
 
-// Writes the codes of the numbers that were chosen.
+// Writes the codes of the numbers that were chosen, and what they lose.
 void topk_quantize(const Source& from, const TopKLayout& layout, TopKScratch& scratch,
                    std::size_t kept, std::byte* out) {
-  std::int32_t least = scratch.magnitudes[0], largest = least;
+  std::int32_t least = magnitude_of_bits(scratch.chosen[0]), largest = least;
   for (std::size_t i = 0; i < kept; ++i) {
-    const std::int32_t magnitude = scratch.magnitudes[i];
+    const std::int32_t magnitude = magnitude_of_bits(scratch.chosen[i]);
     least = magnitude < least ? magnitude : least;
     largest = magnitude > largest ? magnitude : largest;
   }
@@ -223,21 +239,30 @@ void topk_quantize(const Source& from, const TopKLayout& layout, TopKScratch& sc
   const float low = float_from_bits16(grid.low), step = float_from_bits16(grid.step);
   const float divisor = grid.step == 0 ? __builtin_inff() : step;
   const auto last_code = static_cast<float>(static_cast<std::int32_t>(last));
-  const std::size_t per_byte = 8 / layout.bits;
-  auto* const codes = reinterpret_cast<std::uint8_t*>(out + topk_codes_at(layout));
+  alignas(64) std::uint8_t codes[kTile / 4 + 4];
   for (std::size_t i = 0; i < kept; ++i) {
-    const std::size_t at = scratch.indices[i];
-    const float p = __builtin_bit_cast(float, scratch.p[at]);
-    const float magnitude = __builtin_bit_cast(float, scratch.magnitudes[i]);
-    const auto code = static_cast<std::uint32_t>(topk_code(low, divisor, last_code, magnitude));
-    const std::uint32_t negative = __builtin_bit_cast(std::uint32_t, p) >> 31;
-    codes[i / per_byte] =
-        static_cast<std::uint8_t>(codes[i / per_byte] | (code | negative << (layout.bits - 1))
-                                                            << (i % per_byte * layout.bits));
-    if (from.residual == nullptr) continue;
-    const float point = topk_point(low, step, code);
-    from.residual[at] = (p - (negative != 0 ? -point : point)) * from.per_unit;
+    const std::int32_t bits = scratch.chosen[i];
+    const float magnitude = __builtin_bit_cast(float, magnitude_of_bits(bits));
+    const std::int32_t code = topk_code(low, divisor, last_code, magnitude);
+    codes[i] =
+        static_cast<std::uint8_t>(bits < 0 ? code + static_cast<std::int32_t>(last) + 1 : code);
   }
+  for (std::size_t i = kept; i < kept + 4; ++i) codes[i] = 0;
+  topk_pack_codes(codes, layout.bits, kept,
+                  reinterpret_cast<std::uint8_t*>(out + topk_codes_at(layout)));
+  if (from.residual == nullptr) return;
+  for (std::size_t i = 0; i < kept; ++i) {
+    const float p = __builtin_bit_cast(float, scratch.chosen[i]);
+    const float point = topk_point(low, step, codes[i] & last);
+    from.residual[scratch.indices[i]] = (p - __builtin_copysignf(point, p)) * from.per_unit;
+  }
+}
+
+// What is left of all that is not kept.
+void topk_keep(const Source& from, const TopKScratch& scratch) {
+  float* const __restrict residual = from.residual;
+  for (std::size_t i = 0; i < from.count; ++i)
+    residual[i] = __builtin_bit_cast(float, scratch.p[i]) * from.per_unit;
 }
 
 void topk_encode(const Source& from, const TopKLayout& layout, std::byte* out) {
@@ -252,11 +277,11 @@ void topk_encode(const Source& from, const TopKLayout& layout, std::byte* out) {
     store16(out, kBFloat16NaN);
     return;
   }
-  if (from.residual) topk_keep_lost(from, scratch);
+  if (from.residual) topk_keep(from, scratch);
   if (largest == 0) return;
   const std::int32_t floor = topk_floor(scratch, runs, layout.most, largest);
   const std::int32_t least = floor > 0 ? floor : 1;
-  const std::size_t found = topk_candidates(scratch, runs, least);
+  const std::size_t found = topk_candidates(from, scratch, runs, least);
   const std::size_t kept = topk_choose(scratch, found, layout.most, least, largest);
   store16(out + 4, static_cast<std::uint32_t>(kept));
   topk_pack_indices(scratch.indices, kept, out + kTopKHeader);

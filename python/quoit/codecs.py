@@ -12,7 +12,6 @@ from quoit import _core
 #   loss      the error of one mean over ranks, without a residual: E|out - mean|^2 / E|mean|^2 of
 #             heavy-tailed numbers on 4 ranks (see docs/compression.md)
 
-
 @dataclass(frozen=True)
 class Bf16:
     """bfloat16: 2 bytes an element, rounded to nearest even, or at random without bias."""
@@ -89,9 +88,10 @@ class Sign:
 
 @dataclass(frozen=True)
 class TopK:
-    """The largest of every 4096 elements, a `ratio` of them, in `bits` each (2, 4 or 8).
+    """The largest `ratio` of each 4096 numbers; the others count as 0. Use a residual.
 
-    An element that travels takes 12 bits more for its place.
+    Each that is kept takes 12 bits for its place and `bits` (2, 4 or 8) for its sign and its size,
+    on a grid between the least and the largest of them: 0.22 bits an element by default.
     """
 
     ratio: float = 0.01
@@ -99,9 +99,18 @@ class TopK:
     feedback: ClassVar[bool] = True
     loss: ClassVar[float] = 0.9
 
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 0.25:
+            raise _core.UsageError(
+                f"TopK: ratio is {self.ratio:g}, but must be above 0 and at most 0.25: where so "
+                "many count, Int4 loses less"
+            )
+        if self.bits not in (2, 4, 8):
+            raise _core.UsageError(f"TopK: bits is {self.bits}, but must be 2, 4 or 8")
+
     @property
     def name(self) -> str:
-        return f"topk(ratio={self.ratio}, bits={self.bits})"
+        return f"topk(ratio={float(self.ratio)!r}, bits={self.bits})"
 
 
 @dataclass(frozen=True)
@@ -145,3 +154,13 @@ class Auto:
     max_loss: float = 1e-3
     gain: float = 0.1
     every: int = 100
+
+
+def of_one_tensor(codec: Codec) -> str:
+    """The codec's name, for an all_reduce of a tensor by itself. Raises UsageError for LowRank."""
+    if isinstance(codec, LowRank):
+        raise _core.UsageError(
+            "all_reduce with LowRank: it keeps bases from call to call, which quoit.compress holds "
+            "for a model; a single tensor can have any other codec"
+        )
+    return codec.name

@@ -10,7 +10,7 @@ import numpy as np
 
 from quoit import _core, arrays
 from quoit.arrays import Array
-from quoit.codecs import Codec
+from quoit.codecs import Codec, of_one_tensor
 from quoit.work import DONE, Work, received
 
 ReduceOp = Literal["SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"]
@@ -181,7 +181,7 @@ class Communicator:
                 f"all_reduce: the residual is {kept.dtype}[{kept.size}]; for {array.size} elements "
                 f"it must be float32[{array.size}]"
             )
-        arguments = (array, self._name([array], dtype, op), op, codec.name, kept)
+        arguments = (array, self._name([array], dtype, op), op, of_one_tensor(codec), kept)
         return self._run(self._native.compressed_all_reduce, arguments, async_op, timeout)
 
     def reduce(

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from quoit import _build, _core
-from quoit.codecs import Codec, LowRank
+from quoit.codecs import Codec, of_one_tensor
 from quoit.torch_calls import backend_of
 
 # What codecs know. Everything else travels as it is.
@@ -36,14 +36,9 @@ def all_reduce(
         if residual is not None:
             raise _core.UsageError("all_reduce: a residual without a codec: give both, or neither")
         return dist.all_reduce(tensor, op, group, async_op)
-    if isinstance(codec, LowRank):
-        raise _core.UsageError(
-            "all_reduce with LowRank: it keeps bases from call to call, which quoit.compress holds "
-            "for a model; a single tensor can have any other codec"
-        )
     flat = None if residual is None else residual.view(-1)
     native = _build.load_c10d()
-    parts = [native.Part(tensor.numel(), codec.name, flat)]
+    parts = [native.Part(tensor.numel(), of_one_tensor(codec), flat)]
     work: dist.Work | None = native.compressed_all_reduce(
         native_backend(group),
         tensor,

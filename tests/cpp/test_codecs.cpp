@@ -413,8 +413,76 @@ void test_e4m3() {
   }
 }
 
+// Of equal magnitudes the first are kept, whatever their sign, and no more than asked for.
+void test_ties() {
+  const std::string name = "topk(ratio=0.01, bits=8)";
+  std::vector<float> in(4096, 0.5F);
+  for (std::size_t i = 1; i < in.size(); i += 2) in[i] = -0.5F;
+  in[4095] = 2;
+  in[4000] = -1;
+  for (const Isa isa : available_isas()) {
+    const Output got = run(name, isa, {in, {}});
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      const bool kept = i < 39 || i == 4000 || i == 4095;
+      EXPECT(kept == (got.decoded[i] != 0), name_of(isa), " of ties: element ", i, " became ",
+             got.decoded[i]);
+    }
+  }
+}
+
+// Never less of the length is kept than a share that follows from the ratio, which is what error
+// feedback needs to converge; and where few numbers are not zero, all are kept.
+void test_topk_contracts() {
+  std::student_t_distribution<float> heavy(2);
+  for (const double ratio : {0.001, 0.01, 0.1, 0.25}) {
+    for (const int bits : {2, 4, 8}) {
+      const std::string name = text("topk(ratio=", ratio, ", bits=", bits, ")");
+      for (const std::size_t n : {std::size_t{1}, std::size_t{77}, kTile}) {
+        Input input{normal(n), {}};
+        if (n > 77)
+          for (float& x : input.in) x = heavy(random_bits);
+        const Output got = run(name, isa_in_use(), input);
+        double lost = 0, all = 0, largest = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+          lost += std::pow(double{got.p[i]} - got.decoded[i], 2);
+          all += std::pow(double{got.p[i]}, 2);
+          largest = std::max(largest, std::pow(double{got.p[i]}, 2));
+        }
+        // Few bits are sure of the largest only.
+        const double kept = std::max(1.0, std::floor(ratio * static_cast<double>(n) + 0.5));
+        const double sure = bits == 8 ? kept / static_cast<double>(n) * all : largest;
+        EXPECT(lost <= all - 0.98 * sure, name, " of ", n, " loses ", lost, " of ", all);
+      }
+      Input few{std::vector<float>(kTile), {}};
+      few.in[5] = 3;
+      few.in[4095] = -2;
+      const Output got = run(name, isa_in_use(), few);
+      const bool both = ratio > 0.001 && bits > 2;
+      EXPECT(
+          std::fabs(got.decoded[5] - 3) < 0.02 && (!both || std::fabs(got.decoded[4095] + 2) < 0.1),
+          name, " of few became ", got.decoded[5], " and ", got.decoded[4095]);
+      for (std::size_t i = 0; i < kTile; ++i)
+        EXPECT(i == 5 || i == 4095 || got.decoded[i] == 0, name, " of 0 became ", got.decoded[i]);
+    }
+  }
+}
+
 void test_names() {
-  for (const std::string name : {"int9", "bf16(random)", "int4(hadamard", ""}) {
+  for (const std::string name :
+       {"topk(ratio=0.26, bits=8)", "topk(ratio=0, bits=8)", "topk(ratio=nan, bits=8)",
+        "topk(ratio=0.01, bits=3)", "topk(ratio=0.01, bits=-2)"}) {
+    try {
+      codec_named(name);
+      EXPECT(false, "there is a codec '", name, "'");
+    } catch (const UsageError& error) {
+      const bool ratio = name.ends_with("=8)");
+      EXPECT(text(error.what()).find(ratio ? "at most 0.25" : "2, 4 or 8") != std::string::npos,
+             "'", name, "': ", error.what());
+    }
+  }
+  EXPECT(codec_named("topk(ratio=0.010, bits=8)")->name() == "topk(ratio=0.01, bits=8)", "name");
+  for (const std::string name :
+       {"int9", "bf16(random)", "int4(hadamard", "", "topk(0.01)", "topk(ratio=0.01, bits=8"}) {
     try {
       codec_named(name);
       EXPECT(false, "there is a codec '", name, "'");
@@ -436,6 +504,8 @@ int main() {
   test_zero_among_others();
   test_stochastic();
   test_hadamard();
+  test_ties();
+  test_topk_contracts();
   test_names();
   std::printf("%s: %d failures\n", failures == 0 ? "ok" : "FAILED", failures);
   return failures == 0 ? 0 : 1;

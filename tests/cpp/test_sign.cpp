@@ -151,6 +151,7 @@ void test_codec() {
     check(Floats(count, -0.0F), {}, false, "negative zeros");
     check(Floats(count, 1e-44F), {}, false, "subnormal");
     check(Floats(count, kHuge), Floats(count, kHuge / 16), true, "a sum that overflows");
+    check(Floats(count, kHuge), Floats(count, kHuge / 32 * 3), true, "the largest of all");
     for (const float bad : {INFINITY, -INFINITY, NAN}) {
       Floats broken = x;
       broken[count / 2] = bad;
