@@ -22,7 +22,7 @@ import pytest
 
 import mpirun
 import worlds
-from quoit import doctor, doctor_measure, doctor_meet, doctor_show, doctor_software, doctor_text
+from quoit import doctor, doctor_measure, doctor_show, doctor_software, doctor_text, gathering
 from quoit.doctor_advice import VARIABLES, Advice
 from quoit.doctor_findings import (
     Address,
@@ -494,13 +494,13 @@ def test_a_program_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None
         doctor_software._ask("import sys; sys.exit('boom')")
 
 
-def play(size: int, part: Callable[[doctor_meet.Gather, int], Any]) -> list[Any]:
+def play(size: int, part: Callable[[gathering.Gather, int], Any]) -> list[Any]:
     """What each of `size` ranks, which are threads, returns or raises after having met."""
     name, said = uuid.uuid4().hex, list[Any]([None] * size)
 
     def be(rank: int) -> None:
         try:
-            gather = doctor_meet.meet(Launch("quoit", rank, size, rank, size, name), 20)
+            gather = gathering.meet(Launch("quoit", rank, size, rank, size, name), 20)
             said[rank] = part(gather, rank)
             gather.leave()
         except Exception as error:
@@ -515,7 +515,7 @@ def play(size: int, part: Callable[[doctor_meet.Gather, int], Any]) -> list[Any]
 
 
 def test_ranks_tell_each_other() -> None:
-    def part(gather: doctor_meet.Gather, rank: int) -> list[list[str]]:
+    def part(gather: gathering.Gather, rank: int) -> list[list[str]]:
         return [gather(topic, f"{topic} of {rank}\n", 10) for topic in ("a", "b", "c")]
 
     expected = [[f"{topic} of {rank}\n" for rank in range(3)] for topic in "abc"]
@@ -523,7 +523,7 @@ def test_ranks_tell_each_other() -> None:
 
 
 def test_a_rank_that_is_silent_is_named_and_may_take_part_again() -> None:
-    def part(gather: doctor_meet.Gather, rank: int) -> tuple[str, list[str]]:
+    def part(gather: gathering.Gather, rank: int) -> tuple[str, list[str]]:
         error = ""
         if rank != 2:
             try:
@@ -539,15 +539,15 @@ def test_a_rank_that_is_silent_is_named_and_may_take_part_again() -> None:
 
 
 def test_a_stranger_at_the_desk_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    served: list[doctor_meet._Server] = []
-    original = doctor_meet._Server.serve_forever
+    served: list[gathering._Server] = []
+    original = gathering._Server.serve_forever
     monkeypatch.setattr(
-        doctor_meet._Server,
+        gathering._Server,
         "serve_forever",
         lambda self: (served.append(self), original(self))[1],
     )
 
-    def part(gather: doctor_meet.Gather, rank: int) -> list[str]:
+    def part(gather: gathering.Gather, rank: int) -> list[str]:
         if rank == 1:
             deadline = time.monotonic() + 10
             while not served and time.monotonic() < deadline:

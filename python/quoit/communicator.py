@@ -74,6 +74,18 @@ class Communicator:
         return cls(comm.Get_rank(), comm.Get_size(), comm.allgather, timeout=timeout)
 
     @classmethod
+    def from_launcher(cls, *, timeout: float | None = None) -> Communicator:
+        """The group of all ranks that mpirun, srun, torchrun or `quoit run` started; collective.
+
+        A program that was started by none of them is a group of its own.
+        """
+        from quoit import gathering
+
+        patience = _core.ConnectOptions().timeout if timeout is None else timeout
+        with gathering.of_launcher(patience) as (rank, size, meet):
+            return cls(rank, size, meet, timeout=timeout)
+
+    @classmethod
     def threads(cls, hosts: Sequence[str], **options: Any) -> list[Communicator]:
         """One communicator per rank for threads of this process; rank r lives on ``hosts[r]``.
 

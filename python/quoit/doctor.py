@@ -85,7 +85,7 @@ def reports(mine: RankFindings) -> bool:
 
 def _job(mine: RankFindings, measure: bool) -> Findings:
     # numpy and the sockets are needed from here on only; a probe above has said if they lack.
-    from quoit import doctor_measure, doctor_meet
+    from quoit import doctor_measure, gathering
 
     launch = None if mine.launch_problem else detect()
     if launch is None or launch.size == 1:
@@ -93,7 +93,7 @@ def _job(mine: RankFindings, measure: bool) -> Findings:
     try:
         # Rank 0 gives up first, for only it can name who is missing.
         patience_s = doctor_measure.MEET_S + (TORCH_S if launch.rank else 0)
-        gather = doctor_meet.meet(launch, patience_s)
+        gather = gathering.meet(launch, patience_s)
     except Exception as error:
         why = Failure("meeting of the ranks", str(error))
         return Findings((replace(mine, rank=0),), (), False, None, (why,))

@@ -27,8 +27,8 @@ from quoit.doctor_findings import (
     read,
     written,
 )
-from quoit.doctor_meet import Gather, meet
 from quoit.doctor_software import output_of
+from quoit.gathering import Gather, meet
 from quoit.launch import detect
 
 STEP_S = 15.0  # for any step that ranks do together

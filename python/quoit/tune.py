@@ -20,7 +20,7 @@ import numpy as np
 
 from quoit import _core, units
 from quoit.communicator import Communicator
-from quoit.doctor_meet import meet
+from quoit.gathering import meet
 from quoit.launch import Launch, detect
 
 NAMES = ("host_alpha", "host_beta", "net_alpha", "net_beta", "gamma")

@@ -118,7 +118,7 @@ def _meet_by_torch(plan: Plan) -> tuple[Meet, Callable[[], None]]:
 
 def _meet_without(started_by: Launch) -> tuple[Meet, Callable[[], None]]:
     """The same without torch."""
-    from quoit.doctor_meet import meet
+    from quoit.gathering import meet
 
     gather = meet(started_by, DEADLINE_S)
     topics = iter(range(1 << 30))

@@ -1,7 +1,7 @@
-"""How the ranks under `quoit doctor` tell each other what they found, whoever started them.
+"""How ranks tell each other short texts before there is a group, whoever started them.
 
-Unlike a group of quoit, a gathering survives ranks that fail: every exchange has a topic and a
-deadline, so a rank that gave one up takes part in the next.
+Unlike a group of quoit, a gathering survives ranks that fail, as `quoit doctor` must: every
+exchange has a topic and a deadline, so a rank that gave one up takes part in the next.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import importlib
+import itertools
 import json
 import secrets
 import socket
@@ -21,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from quoit import backend
 from quoit.interfaces import own_hosts
-from quoit.launch import Launch, find_mpi_library
+from quoit.launch import Launch, LaunchError, detect, find_mpi_library
 from quoit.meeting import Place, tell_host
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _WELCOME = b"quoit\n"
 _PROBE_S = 3.0
 _SLACK_S = 5.0  # for an answer that says who was missing
+_NUMBERS = itertools.count()  # of gatherings at stores, which outlive them; alike on all ranks
 
 
 class Gather(Protocol):
@@ -45,7 +47,7 @@ class Gather(Protocol):
 def meet(launch: Launch, timeout_s: float) -> Gather:
     """A gathering of the launcher's ranks; every rank calls it. Raises when they cannot meet."""
     if launch.one_host and launch.job:
-        place = Place(f"doctor-{launch.job}", launch.rank, launch.size)
+        place = Place(f"gathering-{launch.job}", launch.rank, launch.size)
         return _at_rank_0(launch, "127.0.0.1", lambda text: tell_host(place, text, timeout_s))
     library = find_mpi_library(launch)
     if library is not None:
@@ -60,6 +62,28 @@ def meet(launch: Launch, timeout_s: float) -> Gather:
 
         return _at_rank_0(launch, "", tell)
     return _over_torch(launch, timeout_s)
+
+
+@contextlib.contextmanager
+def of_launcher(timeout_s: float) -> Iterator[tuple[int, int, Callable[[str], list[str]]]]:
+    """This rank, how many there are, and what gives this rank's text and returns everybody's.
+
+    Every rank that the launcher started enters it; a program that nothing started is alone.
+    """
+    launch = detect()
+    if launch is None or launch.size == 1:
+        yield 0, 1, lambda text: [text]
+        return
+    gather = meet(launch, timeout_s)
+    rounds = itertools.count(1)
+    try:
+        yield (
+            launch.rank,
+            launch.size,
+            lambda text: gather(f"its group, round {next(rounds)},", text, timeout_s),
+        )
+    finally:
+        gather.leave()
 
 
 class _Desk:
@@ -171,6 +195,7 @@ class _AtStore:
     rank: int
     size: int
     store: Store
+    number: int
 
     def __call__(self, topic: str, text: str, timeout_s: float) -> list[str]:
         keys = self._keys(topic)
@@ -190,7 +215,7 @@ class _AtStore:
                 self.store.wait(keys, timedelta(seconds=_SLACK_S))
 
     def _keys(self, topic: str) -> list[str]:
-        return [f"quoit-doctor/{topic}/{rank}" for rank in range(self.size)]
+        return [f"quoit-gathering/{self.number}/{topic}/{rank}" for rank in range(self.size)]
 
 
 def _at_rank_0(launch: Launch, listen_at: str, tell: Callable[[str], str]) -> Gather:
@@ -238,10 +263,16 @@ def _connect(offer: dict[str, Any]) -> socket.socket:
 
 def _over_torch(launch: Launch, timeout_s: float) -> Gather:
     """Through the store of torch's own env://, as init_process_group would use it."""
-    from torch.distributed.rendezvous import rendezvous
-
+    try:
+        from torch.distributed.rendezvous import rendezvous
+    except ImportError as error:
+        raise LaunchError(
+            f"the {launch.size} ranks of this job ({launch.launcher}) would meet at torch's store, "
+            "and torch is not installed: start with mpirun or `quoit run`, or give "
+            "quoit.Communicator a rendezvous."
+        ) from error
     store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout_s))))
-    return _AtStore(launch.rank, launch.size, store)
+    return _AtStore(launch.rank, launch.size, store, next(_NUMBERS))
 
 
 def _missing(topic: str, ranks: set[int], timeout_s: float) -> str:
