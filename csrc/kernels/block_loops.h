@@ -88,9 +88,9 @@ void load_block(const Source& from, float* __restrict p) {
     if (carried) __builtin_prefetch(carried + kAhead + i, 1);
   }
   if (carried) {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale + carried[i] * unit;
+    for (std::size_t i = 0; i < kBlock; ++i) p[i] = given(in[i], scale, carried[i], unit);
   } else {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale;
+    for (std::size_t i = 0; i < kBlock; ++i) p[i] = given(in[i], scale);
   }
 }
 
@@ -98,10 +98,10 @@ template <std::size_t kBlock>
 void keep_lost(const float* __restrict p, const float* __restrict decoded, float per_unit,
                bool finite, float* __restrict residual) {
   if (finite) {
-    for (std::size_t i = 0; i < kBlock; ++i) residual[i] = (p[i] - decoded[i]) * per_unit;
+    for (std::size_t i = 0; i < kBlock; ++i) residual[i] = lost(p[i], decoded[i], per_unit);
   } else {
     for (std::size_t i = 0; i < kBlock; ++i) {
-      if (magnitude_of(decoded[i]) < kInfinite) residual[i] = (p[i] - decoded[i]) * per_unit;
+      if (magnitude_of(decoded[i]) < kInfinite) residual[i] = lost(p[i], decoded[i], per_unit);
     }
   }
 }
