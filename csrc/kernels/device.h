@@ -6,8 +6,10 @@
 #define QUOIT_HOST_DEVICE __host__ __device__
 #define QUOIT_DEVICE __device__
 #define QUOIT_UNROLL _Pragma("unroll")
+#define QUOIT_ROLLED _Pragma("unroll 1")
 #else
 #define QUOIT_HOST_DEVICE
 #define QUOIT_DEVICE
 #define QUOIT_UNROLL
+#define QUOIT_ROLLED
 #endif
