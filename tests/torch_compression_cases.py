@@ -51,7 +51,13 @@ CODECS: tuple[Codec, ...] = (
     quoit.LowRank(2, alternate=False),
 )
 # Uncompressed: the last two.
-SHAPES = {"wide": (30, 400), "conv": (24, 16, 5, 5), "tall": (5000, 3), "bias": (70,), "few": (4, 9)}
+SHAPES = {
+    "wide": (30, 400),
+    "conv": (24, 16, 5, 5),
+    "tall": (5000, 3),
+    "bias": (70,),
+    "few": (4, 9),
+}
 
 
 def case(function: Case) -> Case:
@@ -314,7 +320,7 @@ def a_checkpoint_goes_on(pg: Any) -> None:
         with pytest.raises(quoit.UsageError, match="only that rank of as many can load it"):
             again.load_state_dict({**local, "ranks": n + 1})
         del local["parameters"]["parts.wide"]
-        with pytest.raises(quoit.UsageError, match="has nothing of 'parts.wide'"):
+        with pytest.raises(quoit.UsageError, match=r"has nothing of 'parts\.wide'"):
             again.load_state_dict(local)
 
 
@@ -367,9 +373,7 @@ def one_tensor(pg: Any) -> None:
         assert quoit.all_reduce(x, op, pg, codec=quoit.Int8()) is None
         _near(x, wanted / scale, 0.02)
     x = given[rank].clone()
-    work = quoit.all_reduce(
-        x, dist.ReduceOp.AVG, pg, True, codec=quoit.Int4(), residual=residual
-    )
+    work = quoit.all_reduce(x, dist.ReduceOp.AVG, pg, True, codec=quoit.Int4(), residual=residual)
     assert work is not None
     assert work.get_future().wait()[0].data_ptr() == x.data_ptr()
     dist.all_reduce(residual, group=pg)

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/cast.h"
+#include "kernels/mix.h"
 
 namespace quoit {
 namespace {
@@ -36,16 +37,8 @@ float* room_for(const Tile& tile, Scratch& scratch) {
                                            : scratch.data();
 }
 
-// Different for every tile, rank and stage (splitmix64, Steele et al. 2014).
 std::uint64_t key_of(const Tile& tile, const Terms& terms, std::uint64_t stage) {
-  std::uint64_t key = terms.seed;
-  for (const std::uint64_t word : {tile.index, static_cast<std::uint64_t>(terms.rank), stage}) {
-    key += word + 0x9e3779b97f4a7c15;
-    key = (key ^ (key >> 30)) * 0xbf58476d1ce4e5b9;
-    key = (key ^ (key >> 27)) * 0x94d049bb133111eb;
-    key ^= key >> 31;
-  }
-  return key;
+  return tile_key(terms.seed, tile.index, static_cast<std::uint64_t>(terms.rank), stage);
 }
 
 Source own_part(const Tile& tile, const Terms& terms, Scratch& scratch) {

@@ -7,35 +7,13 @@
 #include <string_view>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/error.h"
 
 namespace quoit {
 
 using Bytes = std::span<std::byte>;
 using ConstBytes = std::span<const std::byte>;
-
-// Element types. Complex numbers travel as pairs of their real type; every float8 format is moved
-// as bytes and never reduced.
-enum class DType : std::uint8_t {
-  Float64,
-  Float32,
-  Float16,
-  BFloat16,
-  Float8,
-  Int8,
-  Int16,
-  Int32,
-  Int64,
-  UInt8,
-  UInt16,
-  UInt32,
-  UInt64,
-  Bool,
-};
-inline constexpr int kDTypes = 14;
-
-enum class ReduceOp : std::uint8_t { Sum, Avg, Product, Min, Max, Band, Bor, Bxor, PremulSum };
-inline constexpr int kReduceOps = 9;
 
 std::size_t size_of(DType dtype);
 std::string_view name_of(DType dtype);

@@ -79,10 +79,10 @@ template <std::size_t kBlock>
 void keep_lost(const float* __restrict p, const float* __restrict decoded, float per_unit,
                bool finite, float* __restrict residual) {
   if (finite) {
-    for (std::size_t i = 0; i < kBlock; ++i) residual[i] = (p[i] - decoded[i]) * per_unit;
+    for (std::size_t i = 0; i < kBlock; ++i) residual[i] = lost(p[i], decoded[i], per_unit);
   } else {
     for (std::size_t i = 0; i < kBlock; ++i) {
-      if (magnitude_of(decoded[i]) < kInfinite) residual[i] = (p[i] - decoded[i]) * per_unit;
+      if (magnitude_of(decoded[i]) < kInfinite) residual[i] = lost(p[i], decoded[i], per_unit);
     }
   }
 }

@@ -5,11 +5,7 @@
 // rounding mode.
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define QUOIT_HOST_DEVICE __host__ __device__
-#else
-#define QUOIT_HOST_DEVICE
-#endif
+#include "kernels/device.h"
 
 namespace quoit {
 

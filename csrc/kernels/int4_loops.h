@@ -83,8 +83,7 @@ struct Int4Format {
     const auto zero = static_cast<std::int32_t>(*block.zero);
     alignas(64) std::uint8_t codes[kBlock];
     unpack_nibbles<kBlock>(block.codes, codes);
-    for (std::size_t i = 0; i < kBlock; ++i)
-      out[i] = static_cast<float>(std::int32_t{codes[i]} - zero) * scale;
+    for (std::size_t i = 0; i < kBlock; ++i) out[i] = scaled(std::int32_t{codes[i]} - zero, scale);
   }
 };
 
@@ -138,7 +137,7 @@ struct Int4HadamardFormat {
     alignas(64) float rotated[kBlock];
     unpack_nibbles<kBlock>(block.codes, codes);
     for (std::size_t i = 0; i < kBlock; ++i)
-      rotated[i] = static_cast<float>(std::int32_t{codes[i]} - kInt4Zero) * scale;
+      rotated[i] = scaled(std::int32_t{codes[i]} - kInt4Zero, scale);
     butterflies(rotated);
     for (std::size_t i = 0; i < kBlock; ++i)
       out[i] = with_random_sign(rotated[i], static_cast<std::uint32_t>(at + i));

@@ -42,7 +42,7 @@ struct Int8Format {
   static void decode(const Encoded& block, std::size_t, float* __restrict out) {
     const float scale = float_from_bf16(load16(block.scale));
     const auto* const __restrict codes = reinterpret_cast<const std::int8_t*>(block.codes);
-    for (std::size_t i = 0; i < kBlock; ++i) out[i] = static_cast<float>(codes[i]) * scale;
+    for (std::size_t i = 0; i < kBlock; ++i) out[i] = scaled(codes[i], scale);
   }
 };
 

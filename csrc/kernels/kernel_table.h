@@ -1,6 +1,8 @@
 #pragma once
 // What reduce.cpp asks of the translation units that are built once per instruction set.
-#include "core/types.h"
+#include <cstddef>
+
+#include "core/dtype.h"
 
 namespace quoit {
 

@@ -20,4 +20,12 @@ QUOIT_HOST_DEVICE static constexpr std::uint32_t mix_32(std::uint32_t x) {
   return x ^ (x >> 16);
 }
 
+// The key of a tile's random rounding: different for every tile, rank and stage of a call, whose
+// seed is new each time.
+QUOIT_HOST_DEVICE static constexpr std::uint64_t tile_key(std::uint64_t seed, std::uint64_t index,
+                                                          std::uint64_t rank, std::uint64_t stage) {
+  constexpr std::uint64_t kStep = 0x9e3779b97f4a7c15;  // of SplitMix64
+  return mix_64(mix_64(mix_64(seed + index + kStep) + rank + kStep) + stage + kStep);
+}
+
 }  // namespace quoit

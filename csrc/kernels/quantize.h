@@ -25,19 +25,33 @@ inline constexpr BlockLayout kInt4HadamardLayout{
     .block = 128, .header = 2, .bits = 4, .whole = true};
 inline constexpr BlockLayout kInt8Layout{.block = 128, .header = 2, .bits = 8};
 
-static constexpr std::size_t blocks_of(const BlockLayout& layout, std::size_t count) {
+QUOIT_HOST_DEVICE static constexpr std::size_t blocks_of(const BlockLayout& layout,
+                                                         std::size_t count) {
   return (count + layout.block - 1) / layout.block;
 }
 
 // Of the codes of `count` elements.
-static constexpr std::size_t code_bytes(const BlockLayout& layout, std::size_t count) {
+QUOIT_HOST_DEVICE static constexpr std::size_t code_bytes(const BlockLayout& layout,
+                                                          std::size_t count) {
   const std::size_t codes = layout.whole ? blocks_of(layout, count) * layout.block : count;
   return (codes * layout.bits + 7) / 8;
 }
 
-static constexpr std::size_t tile_bytes(const BlockLayout& layout, std::size_t count) {
+QUOIT_HOST_DEVICE static constexpr std::size_t tile_bytes(const BlockLayout& layout,
+                                                          std::size_t count) {
   const std::size_t headers = blocks_of(layout, count) * layout.header;
   return (headers + code_bytes(layout, count) + 3) / 4 * 4;
+}
+
+// ---- What a Source stands for (codec_kernels.h), and what is lost of it.
+
+QUOIT_HOST_DEVICE static constexpr float given(float in, float scale) { return in * scale; }
+QUOIT_HOST_DEVICE static constexpr float given(float in, float scale, float carried, float unit) {
+  return in * scale + carried * unit;
+}
+
+QUOIT_HOST_DEVICE static constexpr float lost(float p, float decoded, float per_unit) {
+  return (p - decoded) * per_unit;
 }
 
 // ---- Magnitudes, compared as integers: of floats without sign the order is the same, infinity is
@@ -95,6 +109,11 @@ QUOIT_HOST_DEVICE static constexpr Scale scale_of(std::int32_t absmax, std::int3
 QUOIT_HOST_DEVICE static constexpr std::int32_t rounded(float x) {
   constexpr float kShift = 0x1.8p23F;
   return __builtin_bit_cast(std::int32_t, x + kShift) - __builtin_bit_cast(std::int32_t, kShift);
+}
+
+// What a code stands for.
+QUOIT_HOST_DEVICE static constexpr float scaled(std::int32_t code, float scale) {
+  return static_cast<float>(code) * scale;
 }
 
 inline constexpr std::int32_t kInt8Largest = 127;

@@ -16,7 +16,7 @@ struct Single {
   using Lane = Value_;
   static constexpr std::size_t kGroup = 1;
   template <class Op>
-  static Value combine(const Op& op, Value a, Value b) {
+  QUOIT_HOST_DEVICE static Value combine(const Op& op, Value a, Value b) {
     return op.combine(a, b);
   }
 };
@@ -24,11 +24,11 @@ struct Single {
 template <class T>
 struct Integer : Single<T, T> {
   template <class Op>
-  static T load(const Op& op, T x) {
+  QUOIT_HOST_DEVICE static T load(const Op& op, T x) {
     return op.on_load(x);
   }
   template <class Op>
-  static T store(const Op& op, T x) {
+  QUOIT_HOST_DEVICE static T store(const Op& op, T x) {
     return op.on_store(x);
   }
 };
@@ -37,11 +37,11 @@ struct Integer : Single<T, T> {
 template <class T>
 struct Real : Single<T, T> {
   template <class Op>
-  static T load(const Op& op, T x) {
+  QUOIT_HOST_DEVICE static T load(const Op& op, T x) {
     return op.on_load(x);
   }
   template <class Op>
-  static T store(const Op& op, T x) {
+  QUOIT_HOST_DEVICE static T store(const Op& op, T x) {
     const T result = op.on_store(x);
     return result != result ? static_cast<T>(__builtin_nan("")) : result;
   }
@@ -49,11 +49,11 @@ struct Real : Single<T, T> {
 
 struct Boolean : Single<std::uint8_t, std::uint8_t> {
   template <class Op>
-  static Value load(const Op&, Stored x) {
+  QUOIT_HOST_DEVICE static Value load(const Op&, Stored x) {
     return x != 0;
   }
   template <class Op>
-  static Stored store(const Op&, Value x) {
+  QUOIT_HOST_DEVICE static Stored store(const Op&, Value x) {
     return x;
   }
 };
@@ -61,11 +61,11 @@ struct Boolean : Single<std::uint8_t, std::uint8_t> {
 template <float (*kWiden)(std::uint16_t), std::uint16_t (*kNarrow)(float)>
 struct Narrow : Single<std::uint16_t, float> {
   template <class Op>
-  static float load(const Op& op, std::uint16_t x) {
+  QUOIT_HOST_DEVICE static float load(const Op& op, std::uint16_t x) {
     return op.on_load(kWiden(x));
   }
   template <class Op>
-  static std::uint16_t store(const Op& op, float x) {
+  QUOIT_HOST_DEVICE static std::uint16_t store(const Op& op, float x) {
     return kNarrow(op.on_store(x));
   }
 };
@@ -88,16 +88,16 @@ struct Pair {
   using Rest = Element;
   static constexpr std::size_t kGroup = 2;
   template <class Op>
-  static Two load(const Op& op, std::uint32_t x) {
+  QUOIT_HOST_DEVICE static Two load(const Op& op, std::uint32_t x) {
     return {Element::load(op, static_cast<std::uint16_t>(x)),
             Element::load(op, static_cast<std::uint16_t>(x >> 16))};
   }
   template <class Op>
-  static Two combine(const Op& op, Two a, Two b) {
+  QUOIT_HOST_DEVICE static Two combine(const Op& op, Two a, Two b) {
     return {op.combine(a.first, b.first), op.combine(a.second, b.second)};
   }
   template <class Op>
-  static std::uint32_t store(const Op& op, Two x) {
+  QUOIT_HOST_DEVICE static std::uint32_t store(const Op& op, Two x) {
     const std::uint32_t first = Element::store(op, x.first);
     const std::uint32_t second = Element::store(op, x.second);
     return first | second << 16;

@@ -7,6 +7,7 @@
 #include "kernels/kernel_table.h"
 #include "kernels/reduce_formats.h"
 #include "kernels/reduce_ops.h"
+#include "kernels/reduce_table.h"
 
 // The destination may be one of the inputs, element upon element, which a compiler must otherwise
 // take for a dependency between iterations.
@@ -153,59 +154,16 @@ void reduce_all(const KernelCall& call) {
 
 // ---- The table.
 
-constexpr Kernel& entry(KernelTable& table, DType dtype, ReduceOp op) {
-  return table.at[static_cast<std::size_t>(dtype)][static_cast<std::size_t>(op)];
-}
-
-template <class Format>
-constexpr void add_real(KernelTable& table, DType dtype) {
-  entry(table, dtype, ReduceOp::Sum) = reduce_all<Format, Sum>;
-  entry(table, dtype, ReduceOp::Avg) = reduce_all<Format, Average>;
-  entry(table, dtype, ReduceOp::Product) = reduce_all<Format, Product>;
-  entry(table, dtype, ReduceOp::Min) = reduce_all<Format, Min>;
-  entry(table, dtype, ReduceOp::Max) = reduce_all<Format, Max>;
-  entry(table, dtype, ReduceOp::PremulSum) = reduce_all<Format, PremulSum>;
-}
-
-// Where the sign makes no difference to the bits, both signs share a kernel.
-template <class T>
-constexpr void add_integer(KernelTable& table, DType dtype) {
-  using Signless = Integer<std::make_unsigned_t<T>>;
-  entry(table, dtype, ReduceOp::Sum) = reduce_all<Signless, Sum>;
-  entry(table, dtype, ReduceOp::Avg) = reduce_all<Integer<T>, IntegerAverage>;
-  entry(table, dtype, ReduceOp::Product) = reduce_all<Signless, Product>;
-  entry(table, dtype, ReduceOp::Min) = reduce_all<Integer<T>, Min>;
-  entry(table, dtype, ReduceOp::Max) = reduce_all<Integer<T>, Max>;
-  entry(table, dtype, ReduceOp::Band) = reduce_all<Signless, BitAnd>;
-  entry(table, dtype, ReduceOp::Bor) = reduce_all<Signless, BitOr>;
-  entry(table, dtype, ReduceOp::Bxor) = reduce_all<Signless, BitXor>;
-}
-
-constexpr void add_boolean(KernelTable& table, DType dtype) {
-  entry(table, dtype, ReduceOp::Sum) = reduce_all<Boolean, BitOr>;
-  entry(table, dtype, ReduceOp::Product) = reduce_all<Boolean, BitAnd>;
-  entry(table, dtype, ReduceOp::Min) = reduce_all<Boolean, BitAnd>;
-  entry(table, dtype, ReduceOp::Max) = reduce_all<Boolean, BitOr>;
-  entry(table, dtype, ReduceOp::Band) = reduce_all<Boolean, BitAnd>;
-  entry(table, dtype, ReduceOp::Bor) = reduce_all<Boolean, BitOr>;
-  entry(table, dtype, ReduceOp::Bxor) = reduce_all<Boolean, BitXor>;
-}
+struct Loops {
+  template <class Format, template <class> class Op>
+  static constexpr Kernel kernel = reduce_all<Format, Op>;
+};
 
 constexpr KernelTable make_table() {
   KernelTable table{};
-  add_real<Real<double>>(table, DType::Float64);
-  add_real<Real<float>>(table, DType::Float32);
-  add_real<Half>(table, DType::Float16);
-  add_real<Pair<BrainFloat>>(table, DType::BFloat16);
-  add_integer<std::int8_t>(table, DType::Int8);
-  add_integer<std::int16_t>(table, DType::Int16);
-  add_integer<std::int32_t>(table, DType::Int32);
-  add_integer<std::int64_t>(table, DType::Int64);
-  add_integer<std::uint8_t>(table, DType::UInt8);
-  add_integer<std::uint16_t>(table, DType::UInt16);
-  add_integer<std::uint32_t>(table, DType::UInt32);
-  add_integer<std::uint64_t>(table, DType::UInt64);
-  add_boolean(table, DType::Bool);
+  add_reals<Loops, Half, Pair<BrainFloat>>(table);
+  add_narrow_integers<Loops>(table);
+  add_wide_integers<Loops>(table);
   return table;
 }
 

@@ -4,6 +4,7 @@
 // reduce_loops.h.
 #include <type_traits>
 
+#include "kernels/device.h"
 #include "kernels/kernel_table.h"
 
 namespace quoit {
@@ -11,7 +12,7 @@ namespace {
 
 // Integers are computed unsigned, and no narrower than int, so that they wrap.
 template <class V>
-constexpr auto wrapping(V x) {
+QUOIT_HOST_DEVICE constexpr auto wrapping(V x) {
   if constexpr (!std::is_integral_v<V>) {
     return x;
   } else if constexpr (sizeof(V) <= 4) {
@@ -21,29 +22,33 @@ constexpr auto wrapping(V x) {
   }
 }
 
-inline float or_bits(float a, float b) {
+QUOIT_HOST_DEVICE inline float or_bits(float a, float b) {
   return __builtin_bit_cast(
       float, __builtin_bit_cast(std::uint32_t, a) | __builtin_bit_cast(std::uint32_t, b));
 }
-inline double or_bits(double a, double b) {
+QUOIT_HOST_DEVICE inline double or_bits(double a, double b) {
   return __builtin_bit_cast(
       double, __builtin_bit_cast(std::uint64_t, a) | __builtin_bit_cast(std::uint64_t, b));
 }
 
 // Of two floats the OR of both orders of comparison: the smaller where they differ, -0 where zeros
 // of both signs meet, NaN where either is one. So the order of the inputs never shows.
-inline float smaller(float a, float b) { return or_bits(a < b ? a : b, b < a ? b : a); }
-inline double smaller(double a, double b) { return or_bits(a < b ? a : b, b < a ? b : a); }
+QUOIT_HOST_DEVICE inline float smaller(float a, float b) {
+  return or_bits(a < b ? a : b, b < a ? b : a);
+}
+QUOIT_HOST_DEVICE inline double smaller(double a, double b) {
+  return or_bits(a < b ? a : b, b < a ? b : a);
+}
 
 template <class T>
 struct Untouched {
   explicit Untouched(const KernelCall&) {}
   template <class V>
-  V on_load(V x) const {
+  QUOIT_HOST_DEVICE V on_load(V x) const {
     return x;
   }
   template <class V>
-  V on_store(V x) const {
+  QUOIT_HOST_DEVICE V on_store(V x) const {
     return x;
   }
 };
@@ -52,7 +57,7 @@ template <class T>
 struct Sum : Untouched<T> {
   using Untouched<T>::Untouched;
   template <class V>
-  V combine(V a, V b) const {
+  QUOIT_HOST_DEVICE V combine(V a, V b) const {
     return static_cast<V>(wrapping(a) + wrapping(b));
   }
 };
@@ -61,7 +66,7 @@ template <class T>
 struct Product : Untouched<T> {
   using Untouched<T>::Untouched;
   template <class V>
-  V combine(V a, V b) const {
+  QUOIT_HOST_DEVICE V combine(V a, V b) const {
     return static_cast<V>(wrapping(a) * wrapping(b));
   }
 };
@@ -70,7 +75,7 @@ template <class T>
 struct Min : Untouched<T> {
   using Untouched<T>::Untouched;
   template <class V>
-  V combine(V a, V b) const {
+  QUOIT_HOST_DEVICE V combine(V a, V b) const {
     if constexpr (std::is_integral_v<V>) {
       return a < b ? a : b;
     } else {
@@ -83,7 +88,7 @@ template <class T>
 struct Max : Untouched<T> {
   using Untouched<T>::Untouched;
   template <class V>
-  V combine(V a, V b) const {
+  QUOIT_HOST_DEVICE V combine(V a, V b) const {
     if constexpr (std::is_integral_v<V>) {
       return a > b ? a : b;
     } else {
@@ -95,26 +100,26 @@ struct Max : Untouched<T> {
 template <class T>
 struct BitAnd : Untouched<T> {
   using Untouched<T>::Untouched;
-  T combine(T a, T b) const { return static_cast<T>(a & b); }
+  QUOIT_HOST_DEVICE T combine(T a, T b) const { return static_cast<T>(a & b); }
 };
 
 template <class T>
 struct BitOr : Untouched<T> {
   using Untouched<T>::Untouched;
-  T combine(T a, T b) const { return static_cast<T>(a | b); }
+  QUOIT_HOST_DEVICE T combine(T a, T b) const { return static_cast<T>(a | b); }
 };
 
 template <class T>
 struct BitXor : Untouched<T> {
   using Untouched<T>::Untouched;
-  T combine(T a, T b) const { return static_cast<T>(a ^ b); }
+  QUOIT_HOST_DEVICE T combine(T a, T b) const { return static_cast<T>(a ^ b); }
 };
 
 template <class T>
 struct PremulSum : Sum<T> {
   explicit PremulSum(const KernelCall& call) : Sum<T>(call), factor(static_cast<T>(call.factor)) {}
   template <class V>
-  V on_load(V x) const {
+  QUOIT_HOST_DEVICE V on_load(V x) const {
     return x * factor;
   }
   T factor;
@@ -125,7 +130,7 @@ struct Average : Sum<T> {
   explicit Average(const KernelCall& call)
       : Sum<T>(call), divisor(static_cast<T>(call.divide_by)) {}
   template <class V>
-  V on_store(V x) const {
+  QUOIT_HOST_DEVICE V on_store(V x) const {
     return x / divisor;
   }
   T divisor;
@@ -140,7 +145,7 @@ struct IntegerAverage : Sum<T> {
                                      std::conditional_t<sizeof(T) == 4, double, std::uint64_t>>;
   explicit IntegerAverage(const KernelCall& call)
       : Sum<T>(call), divisor(static_cast<Divisor>(call.divide_by)) {}
-  T on_store(T x) const {
+  QUOIT_HOST_DEVICE T on_store(T x) const {
     if constexpr (sizeof(T) <= 4) {
       return static_cast<T>(static_cast<Divisor>(x) / divisor);
     } else {

@@ -45,7 +45,7 @@ void keep_residual(const Source& from, const float* x, float scale, const std::u
     const float* __restrict in = x + begin;
     float* __restrict out = from.residual + begin;
     for (std::size_t i = 0; i < count; ++i) {
-      out[i] = (in[i] - sign_value(scale, word & kSignBit.at[i])) * from.per_unit;
+      out[i] = lost(in[i], sign_value(scale, word & kSignBit.at[i]), from.per_unit);
     }
   }
 }

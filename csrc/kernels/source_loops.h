@@ -3,6 +3,7 @@
 // for why everything here has internal linkage.
 #include "kernels/cast.h"
 #include "kernels/codec_kernels.h"
+#include "kernels/quantize.h"
 
 namespace quoit {
 namespace {
@@ -10,9 +11,9 @@ namespace {
 void load_source(const Source& from, float* __restrict out) {
   if (from.carried) {
     for (std::size_t i = 0; i < from.count; ++i)
-      out[i] = from.in[i] * from.scale + from.carried[i] * from.unit;
+      out[i] = given(from.in[i], from.scale, from.carried[i], from.unit);
   } else {
-    for (std::size_t i = 0; i < from.count; ++i) out[i] = from.in[i] * from.scale;
+    for (std::size_t i = 0; i < from.count; ++i) out[i] = given(from.in[i], from.scale);
   }
 }
 
@@ -35,9 +36,9 @@ void load_block(const Source& from, std::size_t at, float* __restrict p) {
     if (carried) __builtin_prefetch(carried + kAhead + i, 1);
   }
   if (carried) {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale + carried[i] * unit;
+    for (std::size_t i = 0; i < kBlock; ++i) p[i] = given(in[i], scale, carried[i], unit);
   } else {
-    for (std::size_t i = 0; i < kBlock; ++i) p[i] = in[i] * scale;
+    for (std::size_t i = 0; i < kBlock; ++i) p[i] = given(in[i], scale);
   }
 }
 

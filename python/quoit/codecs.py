@@ -12,6 +12,7 @@ from quoit import _core
 #   loss      the error of one mean over ranks, without a residual: E|out - mean|^2 / E|mean|^2 of
 #             heavy-tailed numbers on 4 ranks (see docs/compression.md)
 
+
 @dataclass(frozen=True)
 class Bf16:
     """bfloat16: 2 bytes an element, rounded to nearest even, or at random without bias."""

@@ -200,9 +200,7 @@ class CompressionState:
             future = future.then(over)
         return future
 
-    def _compressed_mean(
-        self, buffer: Tensor, bucket: GradBucket
-    ) -> torch.futures.Future[Tensor]:
+    def _compressed_mean(self, buffer: Tensor, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         native, plan = _build.load_c10d(), self._plan(bucket)
         flags = self._announce_unused(bucket) if self._unused else None
         fingerprint = None
@@ -285,9 +283,7 @@ class CompressionState:
             self._logged = total
 
 
-def compression_hook(
-    state: CompressionState, bucket: GradBucket
-) -> torch.futures.Future[Tensor]:
+def compression_hook(state: CompressionState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """A communication hook of DDP::
 
     ddp.register_comm_hook(quoit.CompressionState(ddp, quoit.Int8()), quoit.compression_hook)

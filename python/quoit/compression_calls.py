@@ -35,7 +35,8 @@ def all_reduce(
     if codec is None:
         if residual is not None:
             raise _core.UsageError("all_reduce: a residual without a codec: give both, or neither")
-        return dist.all_reduce(tensor, op, group, async_op)
+        plain: dist.Work | None = dist.all_reduce(tensor, op, group, async_op)
+        return plain
     flat = None if residual is None else residual.view(-1)
     native = _build.load_c10d()
     parts = [native.Part(tensor.numel(), of_one_tensor(codec), flat)]

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
-from quoit import _build, _core
-from quoit.codecs import Codec, LowRank
+from quoit import _build, _core, compression_auto
+from quoit.codecs import Auto, Codec, LowRank
 from quoit.compression_calls import DTYPES, is_mean, native_backend
 from quoit.compression_state import Kept, check, restore, summed
 
@@ -42,7 +42,7 @@ class ShardedState:
     model: fully_shard was applied to it, or to some of its submodules.
     codec: of gradients: one for all modules, or by patterns (as in a shell) of the names of the
         modules that fully_shard was applied to, the first that matches counting; "" is the name of
-        `model` itself. None: as they are.
+        `model` itself. None: as they are. Or quoit.Auto(), which measures the links here and now.
     parameters: of parameters on their way to the ranks that compute with them: all ranks then
         compute with the same rounded ones, and each optimizes its own shard of the exact ones.
     start: how many steps of a module go by before compression begins.
@@ -57,7 +57,7 @@ class ShardedState:
     def __init__(
         self,
         model: nn.Module,
-        codec: Codec | Mapping[str, Codec | None] | None,
+        codec: Codec | Mapping[str, Codec | None] | Auto | None,
         *,
         parameters: Codec | None = None,
         start: int = 0,
@@ -68,10 +68,17 @@ class ShardedState:
         self.start = start
         self.scaler = scaler
         self._units: dict[str, _ReduceScatter] = {}
+        self.chosen: compression_auto.Chosen | None = None
+        if isinstance(codec, Auto):
+            largest = max(p.numel() * p.element_size() for p in model.parameters())
+            group = dist.distributed_c10d._get_default_group()
+            self.chosen = compression_auto.choose(codec, group, largest)
+            codec = self.chosen.codec
         patterns = dict(codec) if isinstance(codec, Mapping) else {"*": codec}
         for name, module in model.named_modules():
             if not isinstance(module, FSDPModule):
                 continue
+            assert isinstance(module, nn.Module)
             of = next((c for p, c in patterns.items() if fnmatch.fnmatchcase(name, p)), None)
             if of is None and parameters is None:
                 continue
@@ -189,7 +196,10 @@ class _ReduceScatter(_Comm):
     ) -> dist.Work | None:
         self.step += 1
         if self.step <= self.state.start or input_tensor.dtype not in DTYPES:
-            return dist.reduce_scatter_tensor(output_tensor, input_tensor, op, group, async_op)
+            plain: dist.Work | None = dist.reduce_scatter_tensor(
+                output_tensor, input_tensor, op, group, async_op
+            )
+            return plain
         native, ranks = _build.load_c10d(), group.size()
         count = input_tensor.numel() // ranks
         # Parameters without a gradient are left out, and then nothing lies where it used to.
@@ -252,7 +262,10 @@ class _AllGather(_Comm):
         async_op: bool = False,
     ) -> dist.Work | None:
         if input_tensor.dtype not in DTYPES:
-            return dist.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
+            plain: dist.Work | None = dist.all_gather_into_tensor(
+                output_tensor, input_tensor, group, async_op
+            )
+            return plain
         native, ranks = _build.load_c10d(), group.size()
         mine = output_tensor.view(ranks, -1)[group.rank()]
         if mine.data_ptr() != input_tensor.data_ptr():
@@ -289,14 +302,15 @@ def _pieces(name: str, module: nn.Module) -> tuple[list[_Piece], dist.ProcessGro
         if parameter in inner:
             continue
         full = f"{name}.{own}" if name else own
-        shard = parameter.placements[-1] if isinstance(parameter, DTensor) else None
+        sharded: Any = parameter if isinstance(parameter, DTensor) else None
+        shard = sharded.placements[-1] if sharded is not None else None
         if not isinstance(shard, Shard) or shard.dim != 0:
             raise _core.UsageError(
                 f"compression of '{full}', which is laid out as {shard}: only parameters that "
                 "fully_shard splits along dimension 0 can be compressed; give its module None as "
                 "codec"
             )
-        mesh = parameter.device_mesh
+        mesh = sharded.device_mesh
         group = mesh.get_group(mesh.ndim - 1)
         shape = parameter.shape
         rows = -(-shape[0] // group.size())

@@ -1,0 +1,96 @@
+#pragma once
+// The kernels on memory of CUDA devices: twins of reduce.h, cast.h and of the codecs, with the same
+// bits. All are put on a stream and return at once; none allocates, copies to the device or waits,
+// so they may be captured into a CUDA graph. Memory belongs to the stream's device and stays
+// allocated until the work is done. Pointers to numbers must be aligned to one of them.
+//
+// NaNs: encoded bytes, and results of 16 bits, hold one and the same NaN everywhere. Which NaN a
+// float32 result of a codec holds is not promised.
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/cuda_tables.h"
+#include "kernels/reduce.h"
+
+namespace quoit::cuda {
+
+enum class Codec : std::uint8_t {
+  Raw,
+  Bf16,
+  Bf16Stochastic,
+  Fp8,
+  Int8,
+  Int4,
+  Int4Hadamard,
+  Sign,
+  SignVote,
+};
+inline constexpr int kCodecs = 9;
+
+// The codec that compress/codec.h has under this name. Throws UsageError where it has no kernels
+// for CUDA.
+Codec codec_called(std::string_view name);
+
+// What runs: a device's kernels, or, in tests, the host's stand-in for them.
+struct KernelSet {
+  TileLaunches tiles[kCodecs];
+  void (*settle)(const TileArgs&, const Launch&);
+  ReduceLaunches reduce;
+  CastLaunches casts;
+  void (*copy)(const CopyArgs&, const Launch&);
+  void (*check)(const char* what);  // throws if a launch failed
+};
+
+// Those of this build. Throws UnavailableError where it has none.
+const KernelSet& kernels();
+
+// What a build and a machine have; asks the driver, and never throws.
+struct Status {
+  std::string built;  // "CUDA 13.0: sm_80, sm_90, PTX"; empty: this build has no kernels for CUDA
+  std::vector<std::string> devices;
+  std::string problem;  // why there is no device, in the driver's words; empty if there is
+};
+Status status();
+
+// ---- The steps of a compressed collective: see compress/tiles.h, whose functions of these names
+// do the same to one tile. `out` and `theirs` are encoded buffers, at multiples of 4; a run's first
+// tile lies run.offset bytes behind their beginning.
+
+void encode(const KernelSet& set, Codec codec, std::span<const Run> runs, const Terms& terms,
+            std::byte* out, const Launch& launch);
+
+// No residual, no scaling: a value rather than a contribution.
+void encode_value(const KernelSet& set, Codec codec, std::span<const Run> runs, const Terms& terms,
+                  std::byte* out, const Launch& launch);
+
+// `theirs` in rank order, null at the owner's place; at most kMostPeers (UsageError).
+void merge(const KernelSet& set, Codec codec, std::span<const Run> runs,
+           std::span<const std::byte* const> theirs, const Terms& terms, std::byte* out,
+           const Launch& launch);
+void sum(const KernelSet& set, Codec codec, std::span<const Run> runs,
+         std::span<const std::byte* const> theirs, const Terms& terms, const Launch& launch);
+
+// Residuals are left alone.
+void decode(const KernelSet& set, Codec codec, std::span<const Run> runs, const std::byte* in,
+            const Launch& launch);
+
+void settle(const KernelSet& set, std::span<const Run> runs, const Terms& terms,
+            const Launch& launch);
+
+// ---- Reductions and copies.
+
+// As kernels/reduce.h has it, of at most kMostPeers inputs (UsageError).
+void reduce(const KernelSet& set, DType dtype, const ReduceStep& step,
+            std::span<const std::byte* const> in, std::byte* out, std::byte* also,
+            std::size_t count, const Launch& launch);
+
+// From float32 to bfloat16 or float16, or back (UsageError for anything else).
+void cast(const KernelSet& set, DType from, DType to, const std::byte* in, std::byte* out,
+          std::size_t count, const Launch& launch);
+
+// Many small pieces at once: packs tensors into a buffer, or takes it apart. Nothing may overlap.
+void copy(const KernelSet& set, std::span<const Copy> copies, const Launch& launch);
+
+}  // namespace quoit::cuda

@@ -1,0 +1,14 @@
+// In place of the .cu files where CUDA is not built.
+#include "kernels/cuda.h"
+
+namespace quoit::cuda {
+
+const KernelSet& kernels() {
+  throw UnavailableError(
+      "kernels for CUDA asked for, but this build of quoit has none: install it where nvcc is on "
+      "PATH, with `pip install --config-settings=cmake.define.QUOIT_CUDA=ON`");
+}
+
+Status status() { return {"", {}, "this build of quoit has no kernels for CUDA"}; }
+
+}  // namespace quoit::cuda

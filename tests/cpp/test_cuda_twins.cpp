@@ -1,0 +1,55 @@
+// The code of the CUDA kernels, run by the host, beside the CPU's: the same bits. tests/cuda runs
+// the same cases on a device.
+#include <cstdlib>
+
+#include "cuda_cases.h"
+#include "cuda_host.h"
+
+using namespace quoit;
+using namespace quoit::test;
+
+namespace {
+
+const Machine kHost{
+    host_kernels(),
+    [](std::size_t bytes) { return std::aligned_alloc(256, ceil_div(bytes, 256) * 256); },
+    [](void* memory) { std::free(memory); },
+    [](const void* from, void* to, std::size_t bytes) { std::memcpy(to, from, bytes); },
+};
+
+template <class Call>
+void expect_refused(const std::string& part, const Call& call) {
+  try {
+    call();
+    expect(false, "not refused: ", part);
+  } catch (const UsageError& error) {
+    expect(std::string(error.what()).find(part) != std::string::npos, "'", error.what(),
+           "' without '", part, "'");
+  }
+}
+
+void check_refusals() {
+  const std::vector<const std::byte*> inputs(cuda::kMostPeers + 1);
+  const cuda::KernelSet& set = host_kernels();
+  expect_refused("'topk' has no kernels", [] { cuda::codec_called("topk"); });
+  expect_refused("a sum of 129 encoded buffers",
+                 [&] { cuda::sum(set, cuda::Codec::Int8, {}, inputs, {}, {}); });
+  expect_refused("SUM of 129 inputs on a CUDA device",
+                 [&] { cuda::reduce(set, DType::Float32, {}, inputs, nullptr, nullptr, 1, {}); });
+  expect_refused("of no inputs",
+                 [&] { cuda::reduce(set, DType::Float32, {}, {}, nullptr, nullptr, 1, {}); });
+  expect_refused("a cast from int8 to float32",
+                 [&] { cuda::cast(set, DType::Int8, DType::Float32, nullptr, nullptr, 1, {}); });
+}
+
+}  // namespace
+
+int main() {
+  check_codecs(kHost);
+  check_reductions(kHost);
+  check_casts(kHost);
+  check_copies(kHost);
+  check_refusals();
+  if (failures > 0) std::printf("%d failures\n", failures);
+  return failures > 0 ? 1 : 0;
+}
