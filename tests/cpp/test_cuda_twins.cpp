@@ -2,8 +2,9 @@
 // the same cases on a device.
 #include <cstdlib>
 
-#include "cuda_cases.h"
+#include "cuda_codec_cases.h"
 #include "cuda_host.h"
+#include "cuda_reduce_cases.h"
 
 using namespace quoit;
 using namespace quoit::test;
