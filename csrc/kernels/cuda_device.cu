@@ -9,9 +9,10 @@ namespace {
 
 void check_launch(const char* what) {
   const cudaError_t failure = cudaGetLastError();
-  QUOIT_CHECK(failure == cudaSuccess, UnavailableError, "CUDA: ", what,
-              " could not be launched: ", cudaGetErrorString(failure),
-              "; `quoit doctor` tells which devices there are, and what this build has kernels for");
+  QUOIT_CHECK(
+      failure == cudaSuccess, UnavailableError, "CUDA: ", what,
+      " could not be launched: ", cudaGetErrorString(failure),
+      "; `quoit doctor` tells which devices there are, and what this build has kernels for");
 }
 
 KernelSet make_kernels() {
@@ -42,10 +43,13 @@ const KernelSet& kernels() {
   return set;
 }
 
+std::string built() {
+  return text("CUDA ", CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10, ": ",
+              QUOIT_CUDA_ARCHITECTURES);
+}
+
 Status status() {
   Status found;
-  found.built = text("CUDA ", CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10, ": ",
-                     QUOIT_CUDA_ARCHITECTURES);
   int count = 0;
   const cudaError_t failure = cudaGetDeviceCount(&count);
   if (failure != cudaSuccess) {
@@ -56,8 +60,8 @@ Status status() {
   for (int device = 0; device < count; ++device) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, device) == cudaSuccess)
-      found.devices.emplace_back(text(properties.name, " (sm_", properties.major, properties.minor,
-                                      ")"));
+      found.devices.emplace_back(
+          text(properties.name, " (sm_", properties.major, properties.minor, ")"));
   }
   return found;
 }

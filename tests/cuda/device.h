@@ -20,7 +20,7 @@ inline void must(cudaError_t result, const char* what) {
 inline void need_device() {
   const cuda::Status status = cuda::status();
   if (!status.devices.empty()) {
-    std::printf("%s; built with %s\n", status.devices[0].c_str(), status.built.c_str());
+    std::printf("%s; built with %s\n", status.devices[0].c_str(), cuda::built().c_str());
     return;
   }
   std::printf("no CUDA device, so nothing was tested: %s\n", status.problem.c_str());
