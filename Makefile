@@ -4,12 +4,13 @@
 #   make lint        all static checks; tidy: clang-tidy; format: rewrite to the house style
 #   make sanitize    the C++ tests under the thread, address and undefined-behaviour sanitizers
 #   make bench       Quoit beside its peers
+#   make test-cuda   the CUDA kernels beside their CPU twins; bench-cuda: what they take. Both need a GPU
 #   make build       build and install into .venv;  make clean: remove what was built
 # PYTHON=python3.12 chooses the interpreter of a new .venv; CXX chooses the compiler.
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint format tidy sanitize bench build cpp clean
+.PHONY: demo test test-slow test-cuda bench-cuda cuda lint format tidy sanitize bench build cpp clean
 
 PYTHON ?= python3
 QUOIT_WERROR ?= OFF
@@ -21,7 +22,7 @@ BOOTSTRAP := tools/bootstrap.sh
 
 # Folders are listed too: their time changes when a file comes or goes.
 SOURCES := $(shell find csrc python cmake -not -path '*/__pycache__*') CMakeLists.txt pyproject.toml
-CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 TEXT = README.md CHANGELOG.md CONTRIBUTING.md csrc python tests bench examples docs tools
 DEMO_MPI := $(if $(shell command -v mpirun),,.mpi/mpich/installed)
 
@@ -56,6 +57,19 @@ sanitize: $(STAMPS)/build
 
 bench: $(STAMPS)/quoit $(STAMPS)/test .mpi/mpich/installed .mpi/openmpi/installed
 	@$(BIN)/python bench/results.py $(ARGS)
+
+# CHECK='compute-sanitizer --tool memcheck' (or racecheck) runs the tests under it.
+test-cuda: cuda
+	@$(CHECK) build/cuda/tests/test_cuda_kernels
+
+bench-cuda: cuda
+	@$(BIN)/python bench/cuda_kernels.py
+	@$(BIN)/python bench/cuda_kernels.py --run build/cuda/tests/bench_cuda_kernels
+
+# The kernels and what needs a GPU, with the nvcc on PATH or in CUDACXX.
+cuda: $(STAMPS)/build
+	@tools/build_cpp.sh $(BIN) build/cuda -DQUOIT_CPP_TESTS=OFF -DQUOIT_CUDA=ON -DQUOIT_CUDA_TESTS=ON \
+	  -DQUOIT_WERROR=$(QUOIT_WERROR)
 
 build: $(STAMPS)/quoit
 

@@ -170,7 +170,9 @@ def literals(name: str, source: str) -> Iterator[Site]:
 
 def sources() -> list[Site]:
     sites: list[Site] = []
-    for file in sorted([*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.h")]):
+    for file in sorted(
+        file for end in ("cpp", "cu", "h") for file in ROOT.glob(f"csrc/**/*.{end}")
+    ):
         sites += cpp_sites(file.relative_to(ROOT).as_posix(), file.read_text())
     for file in sorted(ROOT.glob("python/quoit/**/*.py")):
         sites += python_sites(file.relative_to(ROOT).as_posix(), file.read_text())

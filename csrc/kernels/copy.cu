@@ -9,14 +9,14 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     copy_kernel(const __grid_constant__ cuda::CopyArgs args) {
   for (unsigned chunk = blockIdx.x; chunk < args.chunks; chunk += gridDim.x)
     copy_chunk(args, chunk, threadIdx.x, kThreads);
 }
 
 template <class From, class To>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     cast_kernel(const std::byte* in, std::byte* out, std::size_t count) {
   const std::size_t thread = std::size_t{blockIdx.x} * kThreads + threadIdx.x;
   cast_part<From, To>(in, out, count, thread, std::size_t{gridDim.x} * kThreads);

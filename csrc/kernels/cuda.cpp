@@ -60,6 +60,14 @@ std::size_t head_of(const KernelCall& call, std::size_t size) {
 
 }  // namespace
 
+void require() {
+  kernels();
+  const Status found = status();
+  QUOIT_CHECK(!found.devices.empty(), UnavailableError,
+              "CUDA asked for, but this machine has no device that can be used: ", found.problem,
+              "; `nvidia-smi` shows what the driver sees, and CUDA_VISIBLE_DEVICES may hide it");
+}
+
 Codec codec_called(std::string_view name) {
   const auto* const found = std::find(kNames.begin(), kNames.end(), name);
   QUOIT_CHECK(found != kNames.end(), UsageError, "codec '", name,

@@ -1,8 +1,9 @@
 #pragma once
 // The kernels on memory of CUDA devices: twins of reduce.h, cast.h and of the codecs, with the same
 // bits. All are put on a stream and return at once; none allocates, copies to the device or waits,
-// so they may be captured into a CUDA graph. Memory belongs to the stream's device and stays
-// allocated until the work is done. Pointers to numbers must be aligned to one of them.
+// so they may be captured into a CUDA graph. The stream is one of the current device, and so is the
+// memory, which stays allocated until the work is done. Pointers to numbers must be aligned to one
+// of them.
 //
 // NaNs: encoded bytes, and results of 16 bits, hold one and the same NaN everywhere. Which NaN a
 // float32 result of a codec holds is not promised.
@@ -46,13 +47,18 @@ struct KernelSet {
 // Those of this build. Throws UnavailableError where it has none.
 const KernelSet& kernels();
 
-// What a build and a machine have; asks the driver, and never throws.
+// "CUDA 13.0: sm_80, sm_90, PTX"; empty: this build has no kernels for CUDA. Asks no driver.
+std::string built();
+
+// What the machine has; asks the driver, and never throws.
 struct Status {
-  std::string built;  // "CUDA 13.0: sm_80, sm_90, PTX"; empty: this build has no kernels for CUDA
   std::vector<std::string> devices;
-  std::string problem;  // why there is no device, in the driver's words; empty if there is
+  std::string problem;  // why there is none, in the driver's words; empty if there is
 };
 Status status();
+
+// Throws UnavailableError, which says why, where this build or machine cannot run the kernels.
+void require();
 
 // ---- The steps of a compressed collective: see compress/tiles.h, whose functions of these names
 // do the same to one tile. `out` and `theirs` are encoded buffers, at multiples of 4; a run's first

@@ -9,6 +9,8 @@ const KernelSet& kernels() {
       "PATH, with `pip install --config-settings=cmake.define.QUOIT_CUDA=ON`");
 }
 
-Status status() { return {"", {}, "this build of quoit has no kernels for CUDA"}; }
+std::string built() { return ""; }
+
+Status status() { return {{}, "this build of quoit has no kernels for CUDA"}; }
 
 }  // namespace quoit::cuda

@@ -11,7 +11,7 @@ namespace {
 inline constexpr unsigned kReduceThreads = 256;
 
 template <class Format, class Op>
-__global__ void __launch_bounds__(kReduceThreads)
+__global__ void __launch_bounds__(kReduceThreads, 4)
     reduce_kernel(const Op op, const __grid_constant__ cuda::ReduceArgs args) {
   const std::size_t thread = std::size_t{blockIdx.x} * kReduceThreads + threadIdx.x;
   reduce_part<Format>(op, args, thread, std::size_t{gridDim.x} * kReduceThreads);

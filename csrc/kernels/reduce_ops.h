@@ -149,7 +149,8 @@ struct IntegerAverage : Sum<T> {
     if constexpr (sizeof(T) <= 4) {
       return static_cast<T>(static_cast<Divisor>(x) / divisor);
     } else {
-      const bool negative = x < 0;
+      bool negative = false;
+      if constexpr (std::is_signed_v<T>) negative = x < 0;
       const std::uint64_t magnitude = negative ? -wrapping(x) : wrapping(x);
       const std::uint64_t quotient = magnitude / divisor;
       return static_cast<T>(negative ? -quotient : quotient);

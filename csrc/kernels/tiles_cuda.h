@@ -11,7 +11,7 @@ namespace {
 inline constexpr unsigned kTileThreads = 32 * kTileRows;
 
 template <class Step>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 3)
     tile_kernel(const __grid_constant__ cuda::TileArgs args) {
   for (unsigned tile = blockIdx.x; tile < args.tiles; tile += gridDim.x)
     run_step<Step>(Warp{}, args, tile, threadIdx.x / 32);

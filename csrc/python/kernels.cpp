@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/copy.h"
+#include "kernels/cuda.h"
 
 namespace py = pybind11;
 
@@ -79,6 +80,16 @@ void bind_kernels(py::module_& m) {
         "One array into another of its size; stream: past the caches.");
   m.def("sum", &sum, py::arg("ins"), py::arg("out"), py::arg("dtype"), py::arg("isa"),
         "The sum of arrays of one dtype, by the kernels of an instruction set.");
+  m.def("cuda_built", &cuda::built,
+        "What the kernels for CUDA were built for; empty where there are none. Asks no driver.");
+  m.def(
+      "cuda_devices",
+      [] {
+        const cuda::Status found = cuda::status();
+        return py::make_tuple(found.devices, found.problem);
+      },
+      "The names of the devices that the kernels can run on, and why there are none.");
+  m.def("require_cuda", &cuda::require, "Raises UnavailableError where they cannot run.");
   bind_codecs(m);
 }
 

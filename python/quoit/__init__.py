@@ -19,6 +19,7 @@ from importlib.metadata import version as _version
 
 from quoit import launch as _launch
 from quoit._core import Error, TimeoutError, TransportError, UnavailableError, UsageError
+from quoit._core import cuda_built as _cuda_built
 from quoit.codecs import Auto, Bf16, Fp8, Int4, Int8, LowRank, Sign, TopK
 from quoit.communicator import Communicator
 from quoit.work import Work
@@ -55,9 +56,11 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "Work",
+    "__cuda__",
     "__version__",
 ]
 __version__ = _version("quoit")
+__cuda__ = _cuda_built()  # "CUDA 13.0: sm_80, sm_90, PTX"; "" in a build without
 
 # A contradictory environment is reported where it matters: when a group is made.
 with _suppress(_launch.LaunchError):

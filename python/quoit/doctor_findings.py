@@ -29,7 +29,8 @@ class Software:
     """Versions; "" where a package is not installed.
 
     kernels: instruction set of quoit's kernels. mpi4py_family: the MPI that mpi4py was built for,
-    "" when it takes any.
+    "" when it takes any. cuda: what the kernels for CUDA are built for, "" in a build without.
+    no_cuda: why they have no device, "" when they have one.
     """
 
     quoit: str
@@ -40,6 +41,8 @@ class Software:
     torch: str
     mpi4py: str
     mpi4py_family: str
+    cuda: str = ""
+    no_cuda: str = ""
 
 
 @dataclass(frozen=True)

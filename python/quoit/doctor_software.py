@@ -20,6 +20,8 @@ from quoit.launch import Launch, LaunchError, find_mpi_library
 _ASK_S = 35.0
 _NEEDED = {b"libmpi.so.12": "mpich", b"libmpich.so.12": "mpich", b"libmpi.so.40": "openmpi"}
 
+_ASK_CUDA = "import json; from quoit import _core; print(json.dumps(_core.cuda_devices()))"
+
 _ASK_TORCH = """
 import json, torch
 import quoit
@@ -81,7 +83,15 @@ def packages() -> Software:
         torch=_version("torch"),
         mpi4py=_version("mpi4py"),
         mpi4py_family=_mpi4py_family(),
+        cuda=_core.cuda_built(),
+        no_cuda=_no_cuda() if _core.cuda_built() else "",
     )
+
+
+def _no_cuda() -> str:
+    """Why quoit's kernels for CUDA have no device, asked in a process of its own."""
+    devices, problem = json.loads(_ask(_ASK_CUDA).splitlines()[-1])
+    return "" if devices else str(problem)
 
 
 def torch() -> Torch | None:

@@ -97,7 +97,14 @@ def _quoit(one: RankFindings) -> str:
     software = one.software
     if not software:
         return ""
-    return f"{software.quoit}, kernels for {software.kernels}; Python {software.python}"
+    kernels = f"kernels for {software.kernels}"
+    if not software.cuda:
+        kernels += ", without CUDA"
+    else:
+        kernels += f" and {software.cuda}" + (
+            f" (off: {software.no_cuda})" if software.no_cuda else ""
+        )
+    return f"{software.quoit}, {kernels}; Python {software.python}"
 
 
 def _torch(host: Sequence[RankFindings]) -> str:

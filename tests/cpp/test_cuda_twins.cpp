@@ -2,8 +2,9 @@
 // the same cases on a device.
 #include <cstdlib>
 
-#include "cuda_cases.h"
+#include "cuda_codec_cases.h"
 #include "cuda_host.h"
+#include "cuda_reduce_cases.h"
 
 using namespace quoit;
 using namespace quoit::test;
@@ -17,15 +18,36 @@ const Machine kHost{
     [](const void* from, void* to, std::size_t bytes) { std::memcpy(to, from, bytes); },
 };
 
-template <class Call>
+template <class E = UsageError, class Call>
 void expect_refused(const std::string& part, const Call& call) {
   try {
     call();
     expect(false, "not refused: ", part);
-  } catch (const UsageError& error) {
+  } catch (const E& error) {
     expect(std::string(error.what()).find(part) != std::string::npos, "'", error.what(),
            "' without '", part, "'");
   }
+}
+
+// A build without CUDA says so; one with it has a kernel for all that the host can do.
+void check_build() {
+  if (cuda::built().empty()) {
+    expect_refused<UnavailableError>("this build of quoit has none", [] { cuda::kernels(); });
+    expect_refused<UnavailableError>("this build of quoit has none", [] { cuda::require(); });
+    expect(cuda::status().devices.empty(), "a device for no kernels");
+    return;
+  }
+  const cuda::KernelSet &ours = cuda::kernels(), &host = host_kernels();
+  for (int d = 0; d < kDTypes; ++d) {
+    for (int o = 0; o < kReduceOps; ++o) {
+      expect((ours.reduce.at[d][o] == nullptr) == (host.reduce.at[d][o] == nullptr),
+             name_of(static_cast<ReduceOp>(o)), " of ", name_of(static_cast<DType>(d)));
+    }
+  }
+  for (const cuda::TileLaunches& tiles : ours.tiles)
+    expect(tiles.encode && tiles.sum && tiles.merge, "a codec without its kernels");
+  if (cuda::status().devices.empty())
+    expect_refused<UnavailableError>("no device that can be used", [] { cuda::require(); });
 }
 
 void check_refusals() {
@@ -50,6 +72,7 @@ int main() {
   check_casts(kHost);
   check_copies(kHost);
   check_refusals();
+  check_build();
   if (failures > 0) std::printf("%d failures\n", failures);
   return failures > 0 ? 1 : 0;
 }

@@ -1,0 +1,60 @@
+# The .cu files of libquoit, or the file that says that there are none. Sets quoit_cuda_sources.
+set(QUOIT_CUDA AUTO CACHE STRING "Kernels for CUDA devices: ON, OFF, or AUTO, where nvcc works")
+set_property(CACHE QUOIT_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(no_cuda csrc/kernels/no_cuda.cpp)
+list(FILTER quoit_sources EXCLUDE REGEX "/kernels/no_cuda\\.cpp$")
+
+if(QUOIT_CUDA STREQUAL "AUTO")
+  if(sanitizers)
+    message(STATUS "CUDA: off, for sanitizers look at the host only (QUOIT_CUDA=AUTO)")
+    set(cuda OFF)
+  else()
+    include(CheckLanguage)
+    check_language(CUDA)
+    set(cuda ${CMAKE_CUDA_COMPILER})
+    if(NOT cuda)
+      message(STATUS "CUDA: off, for no nvcc works here (QUOIT_CUDA=AUTO)")
+    endif()
+  endif()
+elseif(QUOIT_CUDA)
+  include(CheckLanguage)
+  check_language(CUDA)
+  set(cuda ${CMAKE_CUDA_COMPILER})
+  if(NOT cuda)
+    message(FATAL_ERROR "QUOIT_CUDA=${QUOIT_CUDA}, but no nvcc works here: install the CUDA toolkit (12.4 "
+                        "or later) and put its nvcc on PATH, or set CUDACXX to it.")
+  endif()
+else()
+  message(STATUS "CUDA: off (QUOIT_CUDA=${QUOIT_CUDA})")
+  set(cuda OFF)
+endif()
+
+if(NOT cuda)
+  list(APPEND quoit_sources ${no_cuda})
+  set(quoit_has_cuda OFF)
+  return()
+endif()
+
+set(quoit_has_cuda ON)
+set(CMAKE_CUDA_ARCHITECTURES OFF)  # see cuda_options
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+enable_language(CUDA)
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/*.cu)
+list(APPEND quoit_sources ${cuda_sources})
+# From one PTX, so that it is made once: nothing here needs what only the later one has.
+set(cuda_options "--generate-code=arch=compute_80,code=[sm_80,sm_90,compute_80]")
+# The bits of the CPU: no fused multiply-add, subnormals, divisions as IEEE has them.
+list(APPEND cuda_options -fmad=false -ftz=false -prec-div=true -prec-sqrt=true)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+  list(APPEND cuda_options --compress-mode=size)  # a quarter of the size
+endif()
+if(QUOIT_WERROR)
+  list(APPEND cuda_options "SHELL:-Werror all-warnings" -Xcompiler=-Wall,-Wextra,-Werror)
+endif()
+add_compile_options("$<$<COMPILE_LANGUAGE:CUDA>:${cuda_options}>")
+set_source_files_properties(csrc/kernels/cuda_device.cu PROPERTIES COMPILE_DEFINITIONS
+                            "QUOIT_CUDA_ARCHITECTURES=\"sm_80, sm_90, PTX\"")
+message(STATUS "CUDA: kernels for sm_80, sm_90 and PTX, by nvcc ${CMAKE_CUDA_COMPILER_VERSION} "
+               "(QUOIT_CUDA=${QUOIT_CUDA})")

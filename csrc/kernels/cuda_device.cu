@@ -1,0 +1,69 @@
+// The devices of this machine, and the kernels of this build. QUOIT_CUDA_ARCHITECTURES comes from
+// CMake.
+#include <cuda_runtime_api.h>
+
+#include "kernels/cuda.h"
+
+namespace quoit::cuda {
+namespace {
+
+void check_launch(const char* what) {
+  const cudaError_t failure = cudaGetLastError();
+  QUOIT_CHECK(
+      failure == cudaSuccess, UnavailableError, "CUDA: ", what,
+      " could not be launched: ", cudaGetErrorString(failure),
+      "; `quoit doctor` tells which devices there are, and what this build has kernels for");
+}
+
+KernelSet make_kernels() {
+  KernelSet set{};
+  set.tiles[static_cast<int>(Codec::Raw)] = raw_launches();
+  set.tiles[static_cast<int>(Codec::Bf16)] = bf16_launches();
+  set.tiles[static_cast<int>(Codec::Bf16Stochastic)] = bf16_stochastic_launches();
+  set.tiles[static_cast<int>(Codec::Fp8)] = fp8_launches();
+  set.tiles[static_cast<int>(Codec::Int8)] = int8_launches();
+  set.tiles[static_cast<int>(Codec::Int4)] = int4_launches();
+  set.tiles[static_cast<int>(Codec::Int4Hadamard)] = int4_hadamard_launches();
+  set.tiles[static_cast<int>(Codec::Sign)] = sign_launches();
+  set.tiles[static_cast<int>(Codec::SignVote)] = sign_vote_launches();
+  set.settle = launch_settle;
+  add_real_reductions(set.reduce);
+  add_narrow_reductions(set.reduce);
+  add_wide_reductions(set.reduce);
+  set.casts = cast_launches();
+  set.copy = launch_copy;
+  set.check = check_launch;
+  return set;
+}
+
+}  // namespace
+
+const KernelSet& kernels() {
+  static const KernelSet set = make_kernels();
+  return set;
+}
+
+std::string built() {
+  return text("CUDA ", CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10, ": ",
+              QUOIT_CUDA_ARCHITECTURES);
+}
+
+Status status() {
+  Status found;
+  int count = 0;
+  const cudaError_t failure = cudaGetDeviceCount(&count);
+  if (failure != cudaSuccess) {
+    found.problem = cudaGetErrorString(failure);
+    cudaGetLastError();  // or the next launch would be told
+    return found;
+  }
+  for (int device = 0; device < count; ++device) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, device) == cudaSuccess)
+      found.devices.emplace_back(
+          text(properties.name, " (sm_", properties.major, properties.minor, ")"));
+  }
+  return found;
+}
+
+}  // namespace quoit::cuda
