@@ -1,6 +1,7 @@
 #pragma once
 // What compress/low_rank.cpp asks of the kernels. Matrices are row-major; factors have columns,
-// each padded with zeros to a multiple of kFactorPad numbers.
+// each padded with zeros to a multiple of kFactorPad numbers. See cast.h for why nothing here has
+// external linkage.
 #include <cstddef>
 #include <cstdint>
 
@@ -10,7 +11,7 @@ struct Source;  // codec_kernels.h
 
 inline constexpr std::size_t kFactorPad = 8;
 
-inline constexpr std::size_t padded_to_factor(std::size_t count) {
+static constexpr std::size_t padded_to_factor(std::size_t count) {
   return (count + kFactorPad - 1) / kFactorPad * kFactorPad;
 }
 
@@ -18,9 +19,6 @@ struct Factor {
   float* at;           // the first column
   std::size_t stride;  // between columns: a multiple of kFactorPad
   std::size_t columns;
-
-  // The same columns from row `row` on.
-  [[nodiscard]] Factor from(std::size_t row) const { return {at + row, stride, columns}; }
 };
 
 // left * right^T

@@ -80,6 +80,7 @@ void bind_kernels(py::module_& m) {
   m.def("sum", &sum, py::arg("ins"), py::arg("out"), py::arg("dtype"), py::arg("isa"),
         "The sum of arrays of one dtype, by the kernels of an instruction set.");
   bind_codecs(m);
+  bind_low_rank(m);
 }
 
 }  // namespace quoit
