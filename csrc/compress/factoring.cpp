@@ -41,7 +41,7 @@ void check_low_rank(const Part& part) {
 }
 
 std::size_t Factoring::floats(const LowRank& matrix) {
-  return matrix.rank * padded_to_factor(std::max(matrix.rows, matrix.cols));
+  return matrix.rank * factor_stride(std::max(matrix.rows, matrix.cols));
 }
 
 Factoring::Factoring(const Part& part, View data, const Terms& terms, float* memory)
@@ -59,12 +59,10 @@ bool Factoring::sends_rows() const {
   return matrix_.method == LowRank::Method::Acp ? *matrix_.turn % 2 == 0 : exchange_ == 0;
 }
 
-Factor Factoring::down(float* at) const {
-  return {at, padded_to_factor(matrix_.rows), matrix_.rank};
-}
+Factor Factoring::down(float* at) const { return {at, factor_stride(matrix_.rows), matrix_.rank}; }
 
 Factor Factoring::across(float* at) const {
-  return {at, padded_to_factor(matrix_.cols), matrix_.rank};
+  return {at, factor_stride(matrix_.cols), matrix_.rank};
 }
 
 void Factoring::begin(int exchange) {

@@ -15,6 +15,13 @@ static constexpr std::size_t padded_to_factor(std::size_t count) {
   return (count + kFactorPad - 1) / kFactorPad * kFactorPad;
 }
 
+// How far apart long columns lie best: not all in the same few sets of the L1 cache, as columns of
+// a power of two would, along with the rows of their matrix.
+static constexpr std::size_t factor_stride(std::size_t rows) {
+  constexpr std::size_t kLine = 16, kLong = 1024;
+  return rows < kLong ? padded_to_factor(rows) : ((rows + kLine - 1) / kLine | 1) * kLine;
+}
+
 struct Factor {
   float* at;           // the first column
   std::size_t stride;  // between columns: a multiple of kFactorPad

@@ -1,6 +1,8 @@
 // Products of a matrix with thin factors, for benchmarks.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+
 #include "kernels/codec_kernels.h"
 #include "python/kernels.h"
 
@@ -21,8 +23,8 @@ struct Array {
 
   // Row j of the array is column j of the factor.
   [[nodiscard]] Factor factor(std::size_t length) const {
-    QUOIT_CHECK(cols == padded_to_factor(length), UsageError, "a factor for a side of ", length,
-                " has columns of ", padded_to_factor(length), " numbers, not of ", cols);
+    QUOIT_CHECK(cols == factor_stride(length), UsageError, "a factor for a side of ", length,
+                " has columns of ", factor_stride(length), " numbers, not of ", cols);
     return {data, cols, rows};
   }
 
@@ -79,10 +81,11 @@ void restore(const py::buffer& array, const py::buffer& left, const py::buffer& 
 }  // namespace
 
 void bind_low_rank(py::module_& m) {
+  m.def("low_rank_stride", &factor_stride, py::arg("length"), "Of the columns of factors.");
   m.def("low_rank_times", &times, py::arg("array"), py::arg("right"), py::arg("into"),
         py::arg("residual") = py::none(),
         "into = (array + residual) right. Rows of `right` and `into` are columns of the factors, "
-        "padded with zeros to a multiple of eight.");
+        "filled up with zeros to low_rank_stride() numbers.");
   m.def("low_rank_transposed_times", &transposed_times, py::arg("array"), py::arg("left"),
         py::arg("into"), py::arg("residual") = py::none(), "into = (array + residual)^T left");
   m.def("low_rank_restore", &restore, py::arg("array"), py::arg("left"), py::arg("right"),

@@ -11,7 +11,6 @@ from quoit.bench.data import DTYPES, Array, inputs, spoil
 from quoit.bench.measure import Runner
 
 RANK = 4
-_PAD = 8
 
 
 def runners(ins: list[Array]) -> dict[str, Runner]:
@@ -47,7 +46,7 @@ def runners(ins: list[Array]) -> dict[str, Runner]:
         return wrong + int(np.count_nonzero(residual != matrix + 1 - given))
 
     name = f"lowrank(rank={rank})"
-    found = {}
+    found: dict[str, Runner] = {}
     for label, carried in (("", None), (", feedback", residual)):
         so_far = 0 if carried is None else 1
         found |= {
@@ -75,7 +74,7 @@ def runners(ins: list[Array]) -> dict[str, Runner]:
 
 def _factor(length: int, rank: int) -> Array:
     """Columns of -1, 0 and 1, padded."""
-    factor = np.zeros((rank, -(-length // _PAD) * _PAD), np.float32)
+    factor = np.zeros((rank, _core.low_rank_stride(length)), np.float32)
     numbers = np.arange(length)
     for column in range(rank):
         factor[column, :length] = (numbers * (column + 2) + column) % 3 - 1
