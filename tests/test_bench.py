@@ -510,6 +510,10 @@ def test_kernels(tmp_path: Path) -> None:
         for name in codec.LOSSES:
             parts = ("encode", "encode, feedback", "decode", "add")
             assert {f"{name} {part}" for part in parts} <= set(row["peers"])
+        for part in ("M Q", "M^T P", "restore"):
+            assert {f"lowrank(rank=4) {part}{end}" for end in ("", ", feedback")} <= set(
+                row["peers"]
+            )
         assert all(cell["wrong"] == 0 for cell in row["peers"].values())
         assert row["peers"]["memcpy"]["ratio"] is None
 

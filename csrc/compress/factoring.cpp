@@ -17,6 +17,10 @@ bool all_zero(const float* x, std::size_t count) {
   return std::all_of(x, x + count, [](float value) { return value == 0; });
 }
 
+Factor from_row(const Factor& factor, std::size_t row) {
+  return {factor.at + row, factor.stride, factor.columns};
+}
+
 }  // namespace
 
 void check_low_rank(const Part& part) {
@@ -37,7 +41,7 @@ void check_low_rank(const Part& part) {
 }
 
 std::size_t Factoring::floats(const LowRank& matrix) {
-  return matrix.rank * padded_to_factor(std::max(matrix.rows, matrix.cols));
+  return matrix.rank * factor_stride(std::max(matrix.rows, matrix.cols));
 }
 
 Factoring::Factoring(const Part& part, View data, const Terms& terms, float* memory)
@@ -55,12 +59,10 @@ bool Factoring::sends_rows() const {
   return matrix_.method == LowRank::Method::Acp ? *matrix_.turn % 2 == 0 : exchange_ == 0;
 }
 
-Factor Factoring::down(float* at) const {
-  return {at, padded_to_factor(matrix_.rows), matrix_.rank};
-}
+Factor Factoring::down(float* at) const { return {at, factor_stride(matrix_.rows), matrix_.rank}; }
 
 Factor Factoring::across(float* at) const {
-  return {at, padded_to_factor(matrix_.cols), matrix_.rank};
+  return {at, factor_stride(matrix_.cols), matrix_.rank};
 }
 
 void Factoring::begin(int exchange) {
@@ -108,9 +110,9 @@ Factoring::Stripe Factoring::stripe(std::size_t index) {
 void Factoring::multiply(std::size_t index) {
   const Stripe now = stripe(index);
   if (sends_rows())
-    kernels().low_rank.times(now.p, matrix_.cols, across(basis_), down(own_).from(now.row));
+    kernels().low_rank.times(now.p, matrix_.cols, across(basis_), from_row(down(own_), now.row));
   else
-    kernels().low_rank.transposed_times(now.p, matrix_.cols, down(basis_).from(now.row),
+    kernels().low_rank.transposed_times(now.p, matrix_.cols, from_row(down(basis_), now.row),
                                         across(own_));
 }
 
@@ -130,8 +132,8 @@ void Factoring::restore(std::size_t index) {
   Stripe now = stripe(index);
   if (finite_) now.p.residual = residual_ + now.row * matrix_.cols;
   const auto pair = [&](float* factor) {
-    return sends_rows() ? FactorPair{down(factor).from(now.row), across(basis_)}
-                        : FactorPair{down(basis_).from(now.row), across(factor)};
+    return sends_rows() ? FactorPair{from_row(down(factor), now.row), across(basis_)}
+                        : FactorPair{from_row(down(basis_), now.row), across(factor)};
   };
   float* const out =
       data_.dtype == DType::Float32 ? reinterpret_cast<float*>(now.data.data) : wide_.data();

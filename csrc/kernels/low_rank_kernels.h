@@ -1,6 +1,7 @@
 #pragma once
 // What compress/low_rank.cpp asks of the kernels. Matrices are row-major; factors have columns,
-// each padded with zeros to a multiple of kFactorPad numbers.
+// each padded with zeros to a multiple of kFactorPad numbers. See cast.h for why nothing here has
+// external linkage.
 #include <cstddef>
 #include <cstdint>
 
@@ -10,17 +11,21 @@ struct Source;  // codec_kernels.h
 
 inline constexpr std::size_t kFactorPad = 8;
 
-inline constexpr std::size_t padded_to_factor(std::size_t count) {
+static constexpr std::size_t padded_to_factor(std::size_t count) {
   return (count + kFactorPad - 1) / kFactorPad * kFactorPad;
+}
+
+// How far apart long columns lie best: not all in the same few sets of the L1 cache, as columns of
+// a power of two would, along with the rows of their matrix.
+static constexpr std::size_t factor_stride(std::size_t rows) {
+  constexpr std::size_t kLine = 16, kLong = 1024;
+  return rows < kLong ? padded_to_factor(rows) : ((rows + kLine - 1) / kLine | 1) * kLine;
 }
 
 struct Factor {
   float* at;           // the first column
   std::size_t stride;  // between columns: a multiple of kFactorPad
   std::size_t columns;
-
-  // The same columns from row `row` on.
-  [[nodiscard]] Factor from(std::size_t row) const { return {at + row, stride, columns}; }
 };
 
 // left * right^T

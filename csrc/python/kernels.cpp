@@ -91,6 +91,7 @@ void bind_kernels(py::module_& m) {
       "The names of the devices that the kernels can run on, and why there are none.");
   m.def("require_cuda", &cuda::require, "Raises UnavailableError where they cannot run.");
   bind_codecs(m);
+  bind_low_rank(m);
 }
 
 }  // namespace quoit

@@ -15,5 +15,6 @@ Isa isa_called(const std::string& name);
 
 void bind_kernels(pybind11::module_& m);
 void bind_codecs(pybind11::module_& m);
+void bind_low_rank(pybind11::module_& m);
 
 }  // namespace quoit

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from quoit import _core
-from quoit.bench import machine
+from quoit.bench import low_rank, machine
 from quoit.bench.data import DTYPES, Array, DType, inputs, reduced, spoil
 from quoit.bench.measure import Control, Runner, measure
 from quoit.bench.plan import MEMCPY, Plan, Record
@@ -80,6 +80,7 @@ def runners(dtype: DType, ins: list[Array], out: Array) -> dict[str, Runner]:
     if dtype.name == "float32":
         for name, loss in LOSSES.items():
             found |= codec_runners(_core.Codec(name), loss, ins, out)
+        found |= low_rank.runners(ins)
     return {**found, MEMCPY: Runner(partial(np.copyto, out, ins[0]), 1, fresh, copied)}
 
 
