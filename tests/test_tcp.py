@@ -31,7 +31,7 @@ def ranks(size: int, ports: range) -> tuple[list[Any], str]:
     env = {"QUOIT_TRANSPORT": "tcp", "QUOIT_PORTS": f"{ports[0]}-{ports[-1]}", "QUOIT_IFACE": "lo"}
     with worlds.launched(World("processes", "a" * size), [PROGRAM], env) as process:
         out, err = process.communicate(timeout=120)
-    return sorted(json.loads(text) for text in re.findall(r"\[\d.*\]", out)), err
+    return sorted(json.loads(text) for text in re.findall(r"\[\d+, .*\]", out)), err
 
 
 def test_ranks_listen_in_their_range_and_connect_when_they_must() -> None:
