@@ -544,7 +544,7 @@ def test_a_stranger_at_the_desk_does_no_harm(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         gathering._Server,
         "serve_forever",
-        lambda self: (served.append(self), original(self))[1],
+        lambda self, poll_s: (served.append(self), original(self, poll_s))[1],
     )
 
     def part(gather: gathering.Gather, rank: int) -> list[str]:

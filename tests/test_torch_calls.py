@@ -17,7 +17,9 @@ pytest.importorskip("torch")
 import torch.distributed as dist
 
 import quoit.backend
+import worlds
 from quoit import torch_calls
+from worlds import World
 
 c10d = dist.distributed_c10d
 NAMES = ["monitored_barrier", "_set_pg_timeout", "split_group", "shrink_group"]
@@ -119,3 +121,15 @@ def test_a_program_that_says_who_it_is_needs_no_whole_environment(tmp_path: Path
     """torch's own tests set WORLD_SIZE, and no RANK."""
     ended = played(tmp_path, PROGRAM.format(backend="quoit"), WORLD_SIZE="3")
     assert ended.stdout == "made\n", ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["processes", "torchrun", "mpich"])
+def test_the_default_group_may_be_watched_by_torch(kind: str) -> None:
+    """TORCH_DISTRIBUTED_DEBUG=DETAIL in the environment of the whole program."""
+    program = str(Path(__file__).with_name("debug_rank.py"))
+    with worlds.launched(
+        World(kind, "aaa"), [program], {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
+    ) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("well") == 3

@@ -185,8 +185,8 @@ def ddp_join(pg: Any) -> None:
 
 
 @case
-def ddp_hooks_that_round(pg: Any) -> None:
-    """Gradients are small whole numbers, which float16 and bfloat16 hold exactly."""
+def ddp_hooks_built_in(pg: Any) -> None:
+    """Of Python and of C++. Gradients are small whole numbers, which 16 bits hold exactly."""
     n, rank = dist.get_world_size(), dist.get_rank()
 
     def bf16(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -195,10 +195,17 @@ def ddp_hooks_that_round(pg: Any) -> None:
 
     bf16.__annotations__["return"] = torch.futures.Future[Tensor]
     bf16.__annotations__["bucket"] = dist.GradBucket
-    for hook in (default_hooks.fp16_compress_hook, bf16):
+    built_in = dist.BuiltinCommHookType
+    for hook in (
+        *(default_hooks.allreduce_hook, default_hooks.fp16_compress_hook, bf16),
+        *(built_in.ALLREDUCE, built_in.FP16_COMPRESS),
+    ):
         layer = nn.Linear(WIDTH, WIDTH, bias=False)
         model = DistributedDataParallel(layer, process_group=pg)
-        model.register_comm_hook(None, hook)
+        if isinstance(hook, built_in):
+            model._register_builtin_comm_hook(hook)
+        else:
+            model.register_comm_hook(pg if hook is default_hooks.allreduce_hook else None, hook)
         for _ in range(2):
             model.zero_grad()
             x = torch.arange(WIDTH, dtype=torch.float32).repeat(2, 1) + rank

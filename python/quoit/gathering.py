@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _WELCOME = b"quoit\n"
 _PROBE_S = 3.0
+_POLL_S = 0.05  # how soon rank 0 may go
 _SLACK_S = 5.0  # for an answer that says who was missing
 _NUMBERS = itertools.count()  # of gatherings at stores, which outlive them; alike on all ranks
 
@@ -156,13 +157,15 @@ def _answer(desk: _Desk, line: bytes) -> dict[str, list[str] | str]:
 class _AtDesk:
     """Rank 0."""
 
-    desk: _Desk
+    server: _Server
 
     def __call__(self, topic: str, text: str, timeout_s: float) -> list[str]:
-        return self.desk.gather(topic, 0, text, timeout_s)
+        return self.server.desk.gather(topic, 0, text, timeout_s)
 
     def leave(self) -> None:
-        self.desk.wait_until_empty(_SLACK_S)
+        self.server.desk.wait_until_empty(_SLACK_S)
+        self.server.shutdown()
+        self.server.server_close()
 
 
 @dataclass(frozen=True)
@@ -233,14 +236,14 @@ def _serve(launch: Launch, listen_at: str, tell: Callable[[str], str]) -> Gather
     try:
         server = _Server((listen_at, 0), _Clerk)
         server.desk, server.token = _Desk(launch.size), secrets.token_hex(16)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[_POLL_S], daemon=True).start()
         hosts = [listen_at] if listen_at else own_hosts()
     except Exception as error:
         tell(json.dumps({"error": str(error)}))  # or the others would wait for us
         raise
     offer = {"hosts": hosts, "port": server.server_address[1], "token": server.token}
     tell(json.dumps(offer))
-    return _AtDesk(server.desk)
+    return _AtDesk(server)
 
 
 def _connect(offer: dict[str, Any]) -> socket.socket:
