@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -95,7 +94,6 @@ class Run:
 class Task:
     """A model and how it is trained; better: 1 where more is, -1 where less is."""
 
-    steps: int
     evaluate_every: int
     batch: int
     model: Callable[[], nn.Module]
@@ -140,7 +138,6 @@ def gpt(data: Path) -> Task:
         return float(total) / windows
 
     return Task(
-        steps=300,
         evaluate_every=30,
         batch=16,
         model=lambda: train_gpt.GPT(size, 128, 4),
@@ -198,7 +195,6 @@ def digits(_: Path) -> Task:
         return float((model(x[:held]).argmax(1) == y[:held]).float().mean())
 
     return Task(
-        steps=200,
         evaluate_every=10,
         batch=64,
         model=model,
@@ -211,6 +207,7 @@ def digits(_: Path) -> Task:
 
 
 TASKS: dict[str, Callable[[Path], Task]] = {"gpt": gpt, "digits": digits}
+STEPS = {"gpt": 300, "digits": 200}
 BETTER = {"gpt": -1, "digits": 1}
 
 
@@ -226,7 +223,7 @@ def train(key: Key, data: Path) -> Run:
     bucket = 1000.0 if key.way == "gloo PowerSGD 4" else task.bucket_mb
     ddp = DistributedDataParallel(model, bucket_cap_mb=bucket)
     state = WAYS[key.way](ddp)
-    optimizer, schedule = task.optimizer(model, task.steps)
+    optimizer, schedule = task.optimizer(model, STEPS[key.model])
     generator = torch.Generator().manual_seed(1000 + key.seed)
     run = Run(key)
     rank, share = dist.get_rank(), task.batch // RANKS
@@ -276,14 +273,12 @@ def be_rank(key: Key, data: Path, meeting: Path, rank: int) -> None:
 
 
 def wanted(chosen: argparse.Namespace) -> Iterator[Key]:
-    steps = {"gpt": 300, "digits": 200}
     for number, rate in enumerate(chosen.rates):
         for model in chosen.models:
             for seed in range(chosen.seeds if number == 0 else 1):
                 for way in chosen.ways:
-                    # What Auto chooses depends on the links.
-                    whole = number == 0
-                    yield Key(model, way, rate, seed, steps[model] if whole else TIMED_STEPS)
+                    steps = STEPS[model] if number == 0 else TIMED_STEPS
+                    yield Key(model, way, rate, seed, steps)
 
 
 def load(path: Path) -> list[Run]:
@@ -532,7 +527,7 @@ def main() -> int:
             return 1
         measure(chosen)
     plot(chosen)
-    machine = f"{socket.gethostname()}: {os.cpu_count()} cores, torch {torch.__version__}"
+    machine = f"{RANKS} hosts of one rank on {os.cpu_count()} cores, torch {torch.__version__}"
     print(f"{machine}\n{report(chosen)}")
     return 0
 
