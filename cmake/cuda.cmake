@@ -1,46 +1,44 @@
-# The .cu files of libquoit, or the file that says that there are none. Sets quoit_cuda_sources.
+# The .cu files of libquoit, or the file that says that there are none. Adds to quoit_sources,
+# and sets quoit_has_cuda.
 set(QUOIT_CUDA AUTO CACHE STRING "Kernels for CUDA devices: ON, OFF, or AUTO, where nvcc works")
 set_property(CACHE QUOIT_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(no_cuda csrc/kernels/no_cuda.cpp)
 list(FILTER quoit_sources EXCLUDE REGEX "/kernels/no_cuda\\.cpp$")
 
-if(QUOIT_CUDA STREQUAL "AUTO")
-  if(sanitizers)
-    message(STATUS "CUDA: off, for sanitizers look at the host only (QUOIT_CUDA=AUTO)")
-    set(cuda OFF)
-  else()
-    include(CheckLanguage)
-    check_language(CUDA)
-    set(cuda ${CMAKE_CUDA_COMPILER})
-    if(NOT cuda)
-      message(STATUS "CUDA: off, for no nvcc works here (QUOIT_CUDA=AUTO)")
-    endif()
-  endif()
-elseif(QUOIT_CUDA)
+set(no_nvcc "")  # why the kernels cannot be built
+if(NOT QUOIT_CUDA)
+  set(no_nvcc "QUOIT_CUDA=${QUOIT_CUDA}")
+elseif(QUOIT_CUDA STREQUAL "AUTO" AND sanitizers)
+  set(no_nvcc "sanitizers look at the host only")
+else()
   include(CheckLanguage)
   check_language(CUDA)
-  set(cuda ${CMAKE_CUDA_COMPILER})
-  if(NOT cuda)
-    message(FATAL_ERROR "QUOIT_CUDA=${QUOIT_CUDA}, but no nvcc works here: install the CUDA toolkit (12.4 "
-                        "or later) and put its nvcc on PATH, or set CUDACXX to it.")
+  if(NOT CMAKE_CUDA_COMPILER)
+    set(no_nvcc "no nvcc works here")
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES OFF)  # see cuda_options
+    enable_language(CUDA)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.4)
+      set(no_nvcc "${CMAKE_CUDA_COMPILER} is of CUDA ${CMAKE_CUDA_COMPILER_VERSION}")
+    endif()
   endif()
-else()
-  message(STATUS "CUDA: off (QUOIT_CUDA=${QUOIT_CUDA})")
-  set(cuda OFF)
+  if(no_nvcc AND NOT QUOIT_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "QUOIT_CUDA=${QUOIT_CUDA}, but ${no_nvcc}: install the CUDA toolkit, 12.4 or "
+                        "later, and put its nvcc on PATH, or set CUDACXX to it.")
+  endif()
 endif()
 
-if(NOT cuda)
+if(no_nvcc)
+  message(STATUS "CUDA: off: ${no_nvcc}")
   list(APPEND quoit_sources ${no_cuda})
   set(quoit_has_cuda OFF)
   return()
 endif()
 
 set(quoit_has_cuda ON)
-set(CMAKE_CUDA_ARCHITECTURES OFF)  # see cuda_options
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
-enable_language(CUDA)
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/*.cu)
 list(APPEND quoit_sources ${cuda_sources})
 # From one PTX, so that it is made once: nothing here needs what only the later one has.

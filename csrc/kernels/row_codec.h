@@ -154,7 +154,7 @@ QUOIT_DEVICE void add_up(const Warp& warp, const cuda::TileArgs& args, const Til
 // The own part has one vote, as everybody's.
 QUOIT_DEVICE inline void vote(const Warp& warp, const cuda::TileArgs& args, const TileAt& tile,
                               const RowAt& row, Warp::Each<Held>& total) {
-  Votes votes;
+  RowVotes votes;
   votes.begin(warp);
   QUOIT_ROLLED
   for (unsigned k = 0; k < args.peers; ++k) {

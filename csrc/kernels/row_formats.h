@@ -131,9 +131,11 @@ struct ByteRows {
       for (unsigned g = 0; g < 4; ++g) {
         std::uint32_t word = 0;
         QUOIT_UNROLL
-        for (unsigned i = 0; i < 4; ++i)
-          word |= (Code::of(p[lane].at[4 * g + i] * scale.inverse) & 0xff) << 8 * i;
-        mine.words[g][0] = finite ? word : 0;
+        for (unsigned i = 0; i < 4; ++i) {
+          const float x = p[lane].at[4 * g + i] * scale.inverse;
+          word |= (Code::of(finite ? x : 0) & 0xff) << 8 * i;
+        }
+        mine.words[g][0] = word;
       }
     });
   }

@@ -7,8 +7,6 @@
 namespace quoit {
 namespace {
 
-constexpr unsigned kSignWords = kSignBlock / kSignWord;
-
 // What a lane holds of a row of signs: those of its own numbers, a bit each. Where they are stored,
 // eight lanes of a block have a word each, in its order.
 struct SignLane {
@@ -131,7 +129,7 @@ struct SignRows {
 };
 
 // By majority, of what ranks gave to a row: the twin of sign_vote().
-class Votes {
+class RowVotes {
  public:
   QUOIT_DEVICE void begin(const Warp& warp) {
     warp.each([&](unsigned lane) { counts_[lane] = {}; });

@@ -10,6 +10,7 @@ namespace quoit {
 
 inline constexpr std::size_t kSignBlock = 256;
 inline constexpr std::size_t kSignWord = 32;
+inline constexpr std::size_t kSignWords = kSignBlock / kSignWord;  // of a block
 
 QUOIT_HOST_DEVICE static constexpr std::size_t sign_scale_bytes(std::size_t count) {
   return ((count + kSignBlock - 1) / kSignBlock * sizeof(std::uint16_t) + 3) / 4 * 4;

@@ -7,8 +7,6 @@
 namespace quoit {
 namespace {
 
-constexpr std::size_t kSignWords = kSignBlock / kSignWord;
-
 // One bit each, where sign_value() wants it.
 struct SignBits {
   alignas(64) std::uint32_t at[kSignWord];

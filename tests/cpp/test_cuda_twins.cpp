@@ -5,6 +5,9 @@
 #include "cuda_codec_cases.h"
 #include "cuda_host.h"
 #include "cuda_reduce_cases.h"
+#include "kernels/lanes_plain.h"
+
+#include "kernels/codec_loops.h"
 
 using namespace quoit;
 using namespace quoit::test;
@@ -26,6 +29,26 @@ void expect_refused(const std::string& part, const Call& call) {
   } catch (const E& error) {
     expect(std::string(error.what()).find(part) != std::string::npos, "'", error.what(),
            "' without '", part, "'");
+  }
+}
+
+// The order of a sum shows in no more than its last bits, which a scale has no room for.
+void check_sign_sums() {
+  for (int i = 0; i < 1000; ++i) {
+    const std::vector<float> numbers = random_numbers(kRow, kNumbers[i % 2]);
+    Warp::Each<Held> held;
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      for (unsigned k = 0; k < kHeld; ++k)
+        held[lane].at[k] = numbers[Columns::first(lane) + Columns::offset(k)];
+    }
+    for (const float factor : {1.0F, 1.0F / kSignBlock}) {
+      const auto sums = sum_of_sizes(Warp{}, held, factor);
+      for (unsigned lane = 0; lane < 32; ++lane) {
+        const float expected = sum_of_magnitudes(&numbers[lane / 16 * kSignBlock], factor);
+        expect(same(bytes_of(std::vector{sums[lane]}), bytes_of(std::vector{expected}), true),
+               "lane ", lane, " sums up to ", sums[lane], " instead of ", expected);
+      }
+    }
   }
 }
 
@@ -71,6 +94,7 @@ int main() {
   check_reductions(kHost);
   check_casts(kHost);
   check_copies(kHost);
+  check_sign_sums();
   check_refusals();
   check_build();
   if (failures > 0) std::printf("%d failures\n", failures);
