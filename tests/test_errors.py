@@ -25,6 +25,7 @@ INTERNAL = {
     "reductions for … asked for": "only tests ask for an instruction set",
     "codecs for … asked for": "only tests ask for an instruction set",
     "codec '…' is not known": "the names come from quoit.codecs",
+    "topk(ratio=…, bits=…)": "the name of a codec, no message",
     "the tensors of a compressed buffer ": "an array is one tensor; tests of the collective",
     "compressed reduce_scatter: block": "not reached from Python; tests of the collective",
     "replicas differ: ": "not asked for from Python; tests of the collective",
