@@ -29,6 +29,7 @@ INTERNAL = {
     "elements as a matrix of … x …: it needs": "quoit.compress gives them all",
     "compression: a tensor of … elements": "a tensor has as many as it has",
     "module 'quoit' has no attribute": "Python's own words",
+    "topk(ratio=…, bits=…)": "the name of a codec, no message",
     "the tensors of a compressed buffer ": "an array is one tensor; tests of the collective",
     "compressed reduce_scatter: block": "fully_shard's blocks are alike; tests of the collective",
     "the message from … and the message to": "a part of: timed out waiting for",

@@ -1,6 +1,9 @@
 // The largest numbers of each tile, exact in place and rounded in size; the others count as 0. For
 // use with error feedback, as in Stich et al., "Sparsified SGD with Memory", 2018. So many of each
 // tile rather than of the whole tensor: a tile's size is known beforehand, and 12 bits say where.
+//
+// A tile is its own block: where anything is not finite, all of it decodes to NaN. The finite
+// numbers beside it could not be told from those that were left out.
 #include <array>
 #include <charconv>
 #include <cmath>

@@ -1,6 +1,5 @@
 #pragma once
-// The fast Walsh-Hadamard transform of a block, not normalised: applied twice, it multiplies by the
-// size of the block.
+// A stage of the fast Walsh-Hadamard transform of a block.
 #include <cstddef>
 
 namespace quoit {
@@ -18,16 +17,6 @@ void butterfly(float* __restrict x) {
       x[j + kStride] = a - b;
     }
   }
-}
-
-void butterflies(float* __restrict x) {
-  butterfly<1>(x);
-  butterfly<2>(x);
-  butterfly<4>(x);
-  butterfly<8>(x);
-  butterfly<16>(x);
-  butterfly<32>(x);
-  butterfly<64>(x);
 }
 
 }  // namespace

@@ -87,6 +87,39 @@ struct Int4Format {
   }
 };
 
+// The fast Walsh-Hadamard transform, not normalised: applied twice, it multiplies by the size of
+// the block.
+void butterflies(float* __restrict x) {
+  short_butterflies(x);
+  butterfly<8>(x);
+  butterfly<16>(x);
+  butterfly<32>(x);
+  butterfly<64>(x);
+}
+
+// Bit i of word w: the random sign of element 32 w + i of a tile.
+struct RandomSigns {
+  std::uint32_t words[kTile / 32] = {};
+
+  constexpr RandomSigns() {
+    for (std::uint32_t i = 0; i < kTile; ++i) {
+      const bool negative = with_random_sign(1.0F, i) < 0;
+      words[i / 32] |= static_cast<std::uint32_t>(negative) << i % 32;
+    }
+  }
+};
+constexpr RandomSigns kRandomSigns;
+
+// kCount elements from `at` on, multiples of 32: with_random_sign(in[i] * factor).
+template <std::size_t kCount>
+void random_signs(const float* __restrict in, float factor, std::size_t at, float* __restrict out) {
+  for (std::size_t i = 0; i < kCount; i += 32) {
+    const std::uint32_t word = kRandomSigns.words[(at + i) / 32];
+    for (std::size_t l = 0; l < 32; ++l)
+      out[i + l] = sign_value(in[i + l] * factor, word & kSignBit.at[l]);
+  }
+}
+
 // The same after a random rotation, which spreads what is large over all of 128 numbers.
 struct Int4HadamardFormat {
   static constexpr BlockLayout kLayout = kInt4HadamardLayout;
@@ -116,8 +149,7 @@ struct Int4HadamardFormat {
       return;
     }
     alignas(64) float rotated[kBlock];
-    for (std::size_t i = 0; i < kBlock; ++i)
-      rotated[i] = with_random_sign(p[i] * (1.0F / kBlock), static_cast<std::uint32_t>(at + i));
+    random_signs<kBlock>(p, 1.0F / kBlock, at, rotated);
     butterflies(rotated);
     const Scale scale = scale_of(largest_magnitude<kBlock>(rotated), kInt4Largest);
     store16(block.scale, scale.stored);
@@ -139,8 +171,7 @@ struct Int4HadamardFormat {
     for (std::size_t i = 0; i < kBlock; ++i)
       rotated[i] = scaled(std::int32_t{codes[i]} - kInt4Zero, scale);
     butterflies(rotated);
-    for (std::size_t i = 0; i < kBlock; ++i)
-      out[i] = with_random_sign(rotated[i], static_cast<std::uint32_t>(at + i));
+    random_signs<kBlock>(rotated, 1, at, out);
   }
 };
 

@@ -1,9 +1,12 @@
 #pragma once
-// Comparisons of 32 floats at a time that yield a bit for each, by instructions that compilers do
-// not find by themselves. Gives the same bits as lanes_plain.h.
+// Steps of the codecs over some 32 numbers, by instructions that compilers do not find by
+// themselves. Gives the same bits as lanes_plain.h.
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
+
+#include "kernels/butterfly.h"
 
 namespace quoit {
 namespace {
@@ -143,6 +146,20 @@ std::uint32_t signs_32(const float* in, float scale, const float* carried, float
   sum.add(x[0], x[1]);
   sum.add(x[2], x[3]);
   return bit_of_each(below);
+}
+
+// The butterflies of strides 1, 2 and 4.
+inline void short_butterflies(float* x) {
+  const __m256 odd = _mm256_setr_ps(0.0F, -0.0F, 0.0F, -0.0F, 0.0F, -0.0F, 0.0F, -0.0F);
+  const __m256 upper_two = _mm256_setr_ps(0.0F, 0.0F, -0.0F, -0.0F, 0.0F, 0.0F, -0.0F, -0.0F);
+  const __m256 upper_four = _mm256_setr_ps(0.0F, 0.0F, 0.0F, 0.0F, -0.0F, -0.0F, -0.0F, -0.0F);
+  for (std::size_t i = 0; i < kButterflies; i += 8) {
+    __m256 a = _mm256_loadu_ps(x + i);
+    a = _mm256_add_ps(_mm256_permute_ps(a, 0xb1), _mm256_xor_ps(a, odd));
+    a = _mm256_add_ps(_mm256_permute_ps(a, 0x4e), _mm256_xor_ps(a, upper_two));
+    a = _mm256_add_ps(_mm256_permute2f128_ps(a, a, 0x01), _mm256_xor_ps(a, upper_four));
+    _mm256_storeu_ps(x + i, a);
+  }
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #pragma once
-// Comparisons of 32 floats at a time that yield a bit for each, for every CPU; lanes_avx2.h is the
-// other choice and gives the same bits.
+// Steps of the codecs over some 32 numbers, for every CPU; lanes_avx2.h is the other choice and
+// gives the same bits.
+#include "kernels/butterfly.h"
 #include "kernels/quantize.h"
 
 namespace quoit {
@@ -101,6 +102,13 @@ std::uint32_t signs_32(const float* in, float scale, const float* carried, float
   std::uint32_t bits = 0;
   for (unsigned i = 0; i < 32; ++i) bits |= static_cast<std::uint32_t>(x[i] < 0) << i;
   return bits;
+}
+
+// The butterflies of strides 1, 2 and 4.
+inline void short_butterflies(float* x) {
+  butterfly<1>(x);
+  butterfly<2>(x);
+  butterfly<4>(x);
 }
 
 }  // namespace

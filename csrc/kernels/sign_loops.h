@@ -7,19 +7,6 @@
 namespace quoit {
 namespace {
 
-// One bit each, where sign_value() wants it.
-struct SignBits {
-  alignas(64) std::uint32_t at[kSignWord];
-};
-
-constexpr SignBits make_sign_bits() {
-  SignBits bits{};
-  for (unsigned i = 0; i < kSignWord; ++i) bits.at[i] = 1U << i;
-  return bits;
-}
-
-constexpr SignBits kSignBit = make_sign_bits();
-
 // ---- Encoding.
 
 // Of a block, of which the elements beyond `count` are 0: that of the sum of magnitudes, which

@@ -4,6 +4,7 @@
 #include "kernels/cast.h"
 #include "kernels/codec_kernels.h"
 #include "kernels/quantize.h"
+#include "kernels/sign_format.h"
 
 namespace quoit {
 namespace {
@@ -16,6 +17,19 @@ void load_source(const Source& from, float* __restrict out) {
     for (std::size_t i = 0; i < from.count; ++i) out[i] = given(from.in[i], from.scale);
   }
 }
+
+// One bit each, where sign_value() wants it.
+struct SignBits {
+  alignas(64) std::uint32_t at[kSignWord];
+};
+
+constexpr SignBits make_sign_bits() {
+  SignBits bits{};
+  for (unsigned i = 0; i < kSignWord; ++i) bits.at[i] = 1U << i;
+  return bits;
+}
+
+constexpr SignBits kSignBit = make_sign_bits();
 
 // Of a float's bits: their order is the order of the magnitudes.
 constexpr std::uint32_t kMagnitude = 0x7fffffff;

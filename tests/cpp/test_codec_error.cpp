@@ -99,18 +99,17 @@ const std::array<Expected, 9> kGaussian{{{"bf16", {4.4e-6, 4.3e-6, 3.9e-6}},
                                          {"int4(hadamard)", {2.3e-2, 2.2e-2, 2.0e-2}},
                                          {"sign", {0.493, 0.501, 0.488}},
                                          {"topk(ratio=0.01, bits=8)", {0.952, 0.962, 0.969}},
-                                         {"topk(ratio=0.1, bits=4)", {0.678, 0.701, 0.706}}}};
-const std::array<Expected, 8> kHeavyTailed{{{"bf16", {4.4e-6, 4.3e-6, 3.9e-6}},
+                                         {"topk(ratio=0.1, bits=8)", {0.675, 0.700, 0.703}}}};
+const std::array<Expected, 7> kHeavyTailed{{{"bf16", {4.4e-6, 4.3e-6, 3.9e-6}},
                                             {"int8", {2.2e-4, 2.0e-4, 2.0e-4}},
                                             {"fp8", {8.7e-4, 8.7e-4, 7.7e-4}},
-                                            {"int4", {2.3e-2, 2.26e-2, 2.05e-2}},
-                                            {"int4(hadamard)", {2.1e-2, 1.98e-2, 1.83e-2}},
-                                            {"sign", {0.621, 0.640, 0.633}},
-                                            {"topk(ratio=0.01, bits=8)", {0.695, 0.734, 0.768}},
-                                            {"topk(ratio=0.1, bits=4)", {0.312, 0.319, 0.326}}}};
+                                            {"int4", {2.3e-2, 2.25e-2, 2.06e-2}},
+                                            {"int4(hadamard)", {2.1e-2, 2.02e-2, 1.80e-2}},
+                                            {"sign", {0.618, 0.629, 0.633}},
+                                            {"topk(ratio=0.01, bits=8)", {0.698, 0.740, 0.768}}}};
 
 // The median over some samples: t with three degrees of freedom has no fourth moment, so that
-// single ones differ by as much as a third.
+// single ones differ by as much as a third, and the figures, of single samples, have two digits.
 template <class Expectations, class Make>
 void check(const char* what, const Expectations& all, std::size_t samples, double tolerance,
            const Make& make) {
@@ -139,7 +138,7 @@ void check(const char* what, const Expectations& all, std::size_t samples, doubl
 
 int main() {
   check("Gaussian", kGaussian, 1, 0.05, gaussian);
-  check("heavy-tailed", kHeavyTailed, 7, 0.1, heavy_tailed);
+  check("heavy-tailed", kHeavyTailed, 7, 0.075, heavy_tailed);
   std::printf("%s: %d failures\n", failures == 0 ? "ok" : "FAILED", failures);
   return failures == 0 ? 0 : 1;
 }
