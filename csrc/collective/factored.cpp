@@ -20,12 +20,16 @@ class Breath final : public Pollable {
   bool taken_ = false;
 };
 
-// The memory holds two factors of each, and room for what is sent behind them.
+// The memory holds two factors of each, and behind them room for all that is sent: together, so
+// that it goes in few messages.
 std::vector<Factoring> matrices_of(View data, const Compressor& by, float*& room) {
   std::size_t floats = 0;
-  for (const Part& part : by.how->parts())
-    if (part.matrix) floats += Factoring::floats(*part.matrix);
-  room = reinterpret_cast<float*>(by.workspace->factors.get(3 * floats * sizeof(float)));
+  for (const Part& part : by.how->parts()) {
+    if (!part.matrix) continue;
+    const auto sent = static_cast<std::size_t>(Factoring::exchanges(*part.matrix));
+    floats += (2 + sent) * Factoring::floats(*part.matrix);
+  }
+  room = reinterpret_cast<float*>(by.workspace->factors.get(floats * sizeof(float)));
   std::vector<Factoring> matrices;
   for (const Part& part : by.how->parts()) {
     if (!part.matrix) continue;
@@ -51,13 +55,12 @@ Task all_reduce_with_factors(View data, std::vector<Tile> tiles, Compressor by, 
     for (Factoring& matrix : matrices)
       if (exchange < matrix.exchanges()) sent.push_back(&matrix);
     for (Factoring* matrix : sent) co_await timed([&] { matrix->begin(exchange); });
-    float* to = room;
     for (Factoring* matrix : sent) {
       for (std::size_t i = 0; i < matrix->stripes(); ++i)
         co_await timed([&] { matrix->multiply(i); });
-      const View factor = matrix->give(to);
+      const View factor = matrix->give(room);
       cut_factor(factor, matrix->codec(), tiles);
-      to += factor.count;
+      room += factor.count;
     }
     if (tiles.empty()) break;
     co_await sum(std::exchange(tiles, {}));

@@ -53,7 +53,9 @@ Factoring::Factoring(const Part& part, View data, const Terms& terms, float* mem
       own_(memory),
       basis_(memory + floats(matrix_)) {}
 
-int Factoring::exchanges() const { return matrix_.method == LowRank::Method::Acp ? 1 : 2; }
+int Factoring::exchanges(const LowRank& matrix) {
+  return matrix.method == LowRank::Method::Acp ? 1 : 2;
+}
 
 bool Factoring::sends_rows() const {
   return matrix_.method == LowRank::Method::Acp ? *matrix_.turn % 2 == 0 : exchange_ == 0;

@@ -12,19 +12,20 @@ void check_low_rank(const Part& part);
 // millisecond.
 class Factoring {
  public:
-  // How many floats a factor has at most.
+  // How many floats a factor has at most, and how many factors are sent.
   static std::size_t floats(const LowRank& matrix);
+  static int exchanges(const LowRank& matrix);
 
   // `data`: the part's elements; `memory`: room for two factors.
   Factoring(const Part& part, View data, const Terms& terms, float* memory);
 
-  [[nodiscard]] int exchanges() const;
+  [[nodiscard]] int exchanges() const { return exchanges(matrix_); }
   [[nodiscard]] std::size_t stripes() const;
 
-  // The second time, what give() returned has been used when it returns.
   void begin(int exchange);
   void multiply(std::size_t stripe);
-  // Writes this rank's factor to `sum`, already scaled, for all ranks' to be added up there.
+  // Writes this rank's factor to `sum`, already scaled, for all ranks' to be added up there. It
+  // stays there until the end, or the next exchange.
   [[nodiscard]] View give(float* sum);
   void take();
   [[nodiscard]] const Codec& codec() const { return *codec_; }

@@ -26,13 +26,19 @@ struct Tensor {
   Sides sides{};
   std::string codec{};
   std::size_t size = 0;
+  bool other = false;  // by the other method
+  [[nodiscard]] LowRank::Method method(LowRank::Method usual) const {
+    const bool acp = (usual == LowRank::Method::Acp) != other;
+    return acp ? LowRank::Method::Acp : LowRank::Method::PowerSgd;
+  }
   [[nodiscard]] std::size_t count() const { return size > 0 ? size : sides.rows * sides.cols; }
 };
 
 // Sides that do and do not fill lanes, panels and stripes; more rows than columns and fewer.
 inline const std::vector<Tensor> kTensors{
-    {{}, "raw", 33}, {{70, 1037, 4}}, {{129, 65, 5}},   {{}, "int8", 5000}, {{9, 9, 9}},
-    {{1, 300, 1}},   {{257, 3, 2}},   {{}, "raw", 129}, {{300, 400, 3}},
+    {{}, "raw", 33},    {{70, 1037, 4}},          {{129, 65, 5}},
+    {{}, "int8", 5000}, {{9, 9, 9}, "", 0, true}, {{1, 300, 1}},
+    {{257, 3, 2}},      {{}, "raw", 129},         {{300, 400, 3}, "", 0, true},
 };
 
 inline std::size_t total() {
@@ -71,8 +77,9 @@ struct State {
         const Sides& sides = tensor.sides;
         mine.p.resize(sides.rows * sides.rank);
         mine.q.resize(sides.cols * sides.rank);
-        part.matrix = std::make_shared<const LowRank>(LowRank{
-            method, sides.rank, sides.rows, sides.cols, mine.p.data(), mine.q.data(), &mine.turn});
+        part.matrix = std::make_shared<const LowRank>(LowRank{tensor.method(method), sides.rank,
+                                                              sides.rows, sides.cols, mine.p.data(),
+                                                              mine.q.data(), &mine.turn});
       }
       parts.push_back(std::move(part));
       begin += tensor.count();

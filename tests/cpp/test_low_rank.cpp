@@ -61,13 +61,14 @@ void beside_a_reference(LowRank::Method method) {
     for (std::size_t t = 0; t < kTensors.size(); begin += kTensors[t++].count()) {
       const Sides& s = kTensors[t].sides;
       // The first bases are at random.
-      if (kTensors[t].size > 0 || step < (method == LowRank::Method::Acp ? 2 : 1)) continue;
+      const LowRank::Method its = kTensors[t].method(method);
+      if (kTensors[t].size > 0 || step < (its == LowRank::Method::Acp ? 2 : 1)) continue;
       Matrix mean(s.rows, std::vector<double>(s.cols));
       for (const Rank& rank : before)
         for (std::size_t i = 0; i < s.rows * s.cols; ++i)
           mean[i / s.cols][i % s.cols] +=
               rank.data[begin + i] / 2.0 + rank.state.residual[begin + i];
-      const Matrix out = expected(mean, before[0].state.factors[t], method, s.rank);
+      const Matrix out = expected(mean, before[0].state.factors[t], its, s.rank);
       double wrong = 0, length = 0;
       for (std::size_t i = 0; i < s.rows * s.cols; ++i) {
         const double value = out[i / s.cols][i % s.cols];
