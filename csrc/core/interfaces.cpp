@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <sstream>
@@ -39,16 +40,21 @@ bool is_link_local(const std::string& address) {
   return ::inet_pton(AF_INET6, address.c_str(), &parsed) == 1 && IN6_IS_ADDR_LINKLOCAL(&parsed);
 }
 
-std::set<std::string> names_in(const std::string& list) {
-  std::set<std::string> names;
-  std::istringstream parts(list);
-  for (std::string name; std::getline(parts, name, ',');) {
-    const std::size_t begin = name.find_first_not_of(' ');
-    if (begin == std::string::npos) continue;
-    names.insert(name.substr(begin, name.find_last_not_of(' ') + 1 - begin));
+// What QUOIT_IFACE asks for. A list that begins with "^" leaves out all its names.
+struct Names {
+  explicit Names(const std::string& list) {
+    std::istringstream parts(list);
+    for (std::string name; std::getline(parts, name, ',');) {
+      const std::size_t begin = name.find_first_not_of(" ^");
+      if (begin == std::string::npos) continue;
+      const bool out = list.starts_with("^") || name.find('^') < begin;
+      (out ? left_out : wanted).insert(name.substr(begin, name.find_last_not_of(' ') + 1 - begin));
+    }
   }
-  return names;
-}
+
+  std::set<std::string> wanted;
+  std::set<std::string> left_out;
+};
 
 std::string joined(const std::set<std::string>& names) {
   std::string all;
@@ -72,20 +78,19 @@ std::vector<Interface> interfaces() {
 }
 
 std::vector<Interface> reachable(const std::vector<Interface>& found, const std::string& chosen) {
-  const bool excludes = chosen.starts_with("^");
-  const std::set<std::string> names = names_in(excludes ? chosen.substr(1) : chosen);
+  const Names names(chosen);
   std::set<std::string> known, unknown;
   for (const Interface& one : found) known.insert(one.name);
-  for (const std::string& name : names)
-    if (!known.contains(name)) unknown.insert(name);
-  QUOIT_CHECK(excludes || unknown.empty(), UsageError, "QUOIT_IFACE=", chosen, " asks for ",
-              joined(unknown), ", but this host has ", joined(known),
-              ". Correct or unset QUOIT_IFACE.");
+  std::set_difference(names.wanted.begin(), names.wanted.end(), known.begin(), known.end(),
+                      std::inserter(unknown, unknown.end()));
+  QUOIT_CHECK(unknown.empty(), UsageError, "QUOIT_IFACE=", chosen, " asks for ", joined(unknown),
+              ", but this host has ", joined(known), ". Correct or unset QUOIT_IFACE.");
   std::vector<Interface> usable;
   for (const Interface& one : found) {
-    const bool named = names.contains(one.name);
-    if (is_link_local(one.address) || (is_loopback(one.address) && (excludes || !named))) continue;
-    if (names.empty() || named != excludes) usable.push_back(one);
+    const bool named = names.wanted.contains(one.name);
+    if (is_link_local(one.address) || (is_loopback(one.address) && !named)) continue;
+    if ((named || names.wanted.empty()) && !names.left_out.contains(one.name))
+      usable.push_back(one);
   }
   return usable;
 }

@@ -27,10 +27,11 @@ def interfaces() -> list[Interface]:
 def reachable(found: Sequence[Interface], chosen: str = "") -> list[Interface]:
     """Those of `found` that another host may connect to, narrowed by QUOIT_IFACE's value.
 
-    chosen: names joined by commas ("eth0,ib0"), or names to leave out ("^docker0,virbr0"); ""
-    takes all. Loopback and link-local IPv6 addresses mean something else on another host: they are
-    left out, unless loopback is asked for by its name. Raises ValueError when a name that was asked
-    for does not exist.
+    chosen: names joined by commas ("eth0,ib0"), or with a "^" names to leave out
+    ("eth0,^docker0"), all of them where the list begins with it ("^docker0,virbr0"); "" takes all.
+    Loopback and link-local IPv6 addresses mean something else on another host: they are left out,
+    unless loopback is asked for by its name. Raises ValueError when a name that was asked for does
+    not exist.
     """
     from quoit import _core
 
