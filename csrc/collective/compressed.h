@@ -61,8 +61,8 @@ class Timed {
 struct CompressionTerms {
   float unit = 1;          // of residuals: the scale of a scaled loss
   std::uint64_t seed = 0;  // of random rounding: equal on all ranks; calls differ by their number
-  // Compare results when all is done: ranks that do not hold the same bits, or were given other
-  // fingerprints (of parameters, say), raise.
+  // Compare results when all is done: all ranks raise where one holds other bits, or was given
+  // another fingerprint (of parameters, say).
   std::optional<std::uint64_t> fingerprint;
   std::shared_ptr<CompressionReport> report = std::make_shared<CompressionReport>();
 };
@@ -93,8 +93,8 @@ Task sra_all_gather(Network& net, Ring ring, std::vector<Tile> tiles, std::vecto
 Task hierarchical_sra(Board& board, Network& net, Lanes lanes, Call call, std::vector<Tile> tiles,
                       Compressor by);
 
-// Whether every rank of the ring holds the same bytes and fingerprint; throws Error where the
-// previous one does not.
+// Whether every rank of the ring holds the same bytes and fingerprint; where one does not, the
+// collective fails on all of them (Error).
 Task compare_replicas(Network& net, Ring ring, View data, std::uint64_t fingerprint);
 
 }  // namespace quoit

@@ -187,7 +187,7 @@ void settle_residual(const Tile& tile, const Terms& terms) {
   store(tile, out);
   const float* const kept = exact ? out : floats_of(tile, scratch);
   for (std::size_t i = 0; i < tile.data.count; ++i)
-    if (std::isfinite(settled[i])) tile.residual[i] = (settled[i] - kept[i]) * from.per_unit;
+    if (std::isfinite(kept[i])) tile.residual[i] = (settled[i] - kept[i]) * from.per_unit;
 }
 
 }  // namespace quoit

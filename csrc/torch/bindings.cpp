@@ -96,7 +96,8 @@ void bind_compression(py::module_& m) {
       py::arg("tensors"), py::call_guard<py::gil_scoped_release>(),
       "Equal where tensors hold the same bytes.");
   m.def("call_in_order", &call_in_order,
-        "Calls the first argument with the others; futures asked for meanwhile, on this thread, are complete when it gets them.");
+        "Calls the first argument with the others; futures asked for meanwhile, on this thread, "
+        "are complete when it gets them.");
 }
 
 }  // namespace

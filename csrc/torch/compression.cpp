@@ -12,8 +12,8 @@ using c10d::OpType;
 template <class T>
 T* memory_of(const at::Tensor& tensor, std::int64_t count, const char* what) {
   constexpr at::ScalarType kType = c10::CppTypeToScalarType<T>::value;
-  QUOIT_CHECK(tensor.scalar_type() == kType && tensor.is_contiguous() &&
-                  tensor.device().is_cpu() && tensor.numel() == count,
+  QUOIT_CHECK(tensor.scalar_type() == kType && tensor.is_contiguous() && tensor.device().is_cpu() &&
+                  tensor.numel() == count,
               UsageError, "compression: ", what, " is a ", c10::toString(tensor.scalar_type()),
               " tensor of ", tensor.numel(), " elements on ", tensor.device().str(),
               "; it must be contiguous on the CPU, of dtype ", c10::toString(kType), ", with ",

@@ -160,8 +160,7 @@ class CompressionState:
 
         Residuals are summed over the ranks, so every rank has the same state, and any number of
         ranks may load it: all ranks call this. With ``local=True`` nothing is communicated, and the
-        state is this rank's own: only the same rank out of as many can load it, and goes on exactly
-        as if it had never stopped.
+        state is this rank's own: only the same rank out of as many can load it.
         """
         kept = {name: each.tensors() for name, each in self._kept.items()}
         state: dict[str, Any] = {"step": self.step, "parameters": kept}
