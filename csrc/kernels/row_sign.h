@@ -1,6 +1,6 @@
 #pragma once
 // Signs: the twin of sign_loops.h. A block's sum goes through 16 lanes in the order that
-// sum_of_magnitudes() has on the CPU.
+// Magnitudes have on the CPU (lanes_plain.h).
 #include "kernels/row_formats.h"
 #include "kernels/sign_format.h"
 
