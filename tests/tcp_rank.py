@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +34,17 @@ def ports(state: str) -> list[int]:
 comm = quoit.Communicator.from_launcher(timeout=30)
 listening = ports(_LISTENS)
 before = sum(port in listening for port in ports(_CONNECTED))
+# None begins before all have counted.
+(Path(sys.argv[1]) / str(comm.rank)).touch()
+deadline = time.monotonic() + 30
+while len(os.listdir(sys.argv[1])) < comm.size and time.monotonic() < deadline:
+    time.sleep(0.01)
 comm.all_reduce(np.ones(1000, np.float32))
 after = sum(port in listening for port in ports(_CONNECTED))
 comm.barrier()
 routes = [comm.route(peer) for peer in range(comm.size)]
 said = [comm.rank, routes, listening, before, after]
 comm.close()
-print(json.dumps(said), flush=True)
+# In one piece: lines of ranks that write at once stay whole.
+sys.stdout.write(json.dumps(said) + "\n")
+sys.stdout.flush()

@@ -39,6 +39,8 @@ MORE_THREADS = [
     World("threads", "aabbb", "ring"),
     World("threads", "abc", transport="shm+tcp"),
 ]
+# Where it matters most which rank is the odd one.
+ODD_WORLDS = [World("threads", hosts) for hosts in ("aaa", "aab", "abab")]
 MPIS = ("mpich", "openmpi")
 LAUNCHED = [
     *(World("processes", "a" * size) for size in (1, 2, 4)),
@@ -84,8 +86,14 @@ def plays(
 @pytest.mark.parametrize(
     ("world", "case"),
     [
-        *plays(THREADS, [*REDUCTIONS, *OTHERS]),
-        *plays(MORE_THREADS, [*SOME_REDUCTIONS, *OTHERS]),
+        *plays(THREADS, [*REDUCTIONS, *FEWER]),
+        *plays(MORE_THREADS, [*SOME_REDUCTIONS, *FEWER]),
+        *plays(ODD_WORLDS, ODD_RANKS),
+        *plays(
+            [world for world in (*THREADS, *MORE_THREADS) if world not in ODD_WORLDS],
+            ODD_RANKS,
+            pytest.mark.slow,
+        ),
         *plays(MORE_THREADS, sorted({*REDUCTIONS} - {*SOME_REDUCTIONS}), pytest.mark.slow),
     ],
 )

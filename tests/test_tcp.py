@@ -27,16 +27,16 @@ def free_ports(count: int) -> range:
     raise AssertionError("no free ports")
 
 
-def ranks(size: int, ports: range) -> tuple[list[Any], str]:
+def ranks(size: int, ports: range, folder: Path) -> tuple[list[Any], str]:
     env = {"QUOIT_TRANSPORT": "tcp", "QUOIT_PORTS": f"{ports[0]}-{ports[-1]}", "QUOIT_IFACE": "lo"}
-    with worlds.launched(World("processes", "a" * size), [PROGRAM], env) as process:
+    with worlds.launched(World("processes", "a" * size), [PROGRAM, str(folder)], env) as process:
         out, err = process.communicate(timeout=120)
     return sorted(json.loads(text) for text in re.findall(r"\[\d+, .*\]", out)), err
 
 
-def test_ranks_listen_in_their_range_and_connect_when_they_must() -> None:
+def test_ranks_listen_in_their_range_and_connect_when_they_must(tmp_path: Path) -> None:
     ports = free_ports(6)
-    said, err = ranks(3, ports)
+    said, err = ranks(3, ports, tmp_path)
     listening = []
     for rank, routes, its, before, after in said:
         assert routes == ["self" if peer == rank else "tcp" for peer in range(3)]
@@ -47,8 +47,8 @@ def test_ranks_listen_in_their_range_and_connect_when_they_must() -> None:
     assert set(listening) <= set(ports)
 
 
-def test_a_range_that_is_too_small_is_refused() -> None:
+def test_a_range_that_is_too_small_is_refused(tmp_path: Path) -> None:
     ports = free_ports(1)
-    said, err = ranks(2, ports)
+    said, err = ranks(2, ports, tmp_path)
     assert said == []
     assert f"all TCP ports from {ports[0]} to {ports[0]} are taken: give QUOIT_PORTS a wider" in err

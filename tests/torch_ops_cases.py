@@ -47,9 +47,8 @@ def case(function: Case) -> Case:
 
 
 def _bytes(tensor: Tensor) -> list[int]:
-    # contiguous() would leave an empty tensor its strides, which view() refuses.
-    packed = tensor.clone(memory_format=torch.contiguous_format)
-    return packed.flatten().view(torch.uint8).tolist()
+    packed = tensor.contiguous()  # which may keep odd strides where there is at most one element
+    return packed.as_strided((packed.numel(),), (1,)).view(torch.uint8).tolist()
 
 
 def same(got: Tensor | Iterable[Tensor], wanted: Tensor | Iterable[Tensor]) -> None:
