@@ -352,6 +352,8 @@ def lines(runs: Sequence[Run], model: str, rate: str, target: float) -> list[Lin
             continue
         chosen = at[0].chosen
         curves = curves_of(runs, model, way, chosen)
+        if not curves:  # Auto chose what was not run
+            continue
         finals = [list(curve.values())[-1] for curve in curves]
         step = statistics.median([s for r in at for s in r.seconds[WARM_UP:]])
         steps = [reached(curve, target, BETTER[model]) for curve in curves]
