@@ -232,8 +232,7 @@ def all_to_all_with(rank: Rank, splits: list[int]) -> str | None:
 
 @mistake(
     "all_to_all_single: rank 1 expects 3 elements of rank 0, which sends 2",
-    raises=(1,),
-    names="{other} sent",
+    names="bytes, this rank expected",
 )
 def unfit_splits(rank: Rank) -> str | None:
     return all_to_all_with(rank, [3, 2])
