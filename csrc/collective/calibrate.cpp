@@ -107,7 +107,7 @@ Task calibrate(Network& net, Ring ring, Board& board, Call call, int passes,
   const auto& [host_alpha, host_beta, net_alpha, net_beta, gamma] = found;
   if (ring.size() > 1) {
     const View shared{reinterpret_cast<std::byte*>(found.data()), found.size(), DType::Float64};
-    co_await doubling_all_reduce(net, ring, shared, shared, {ReduceOp::Max}, workspace);
+    co_await doubling_all_reduce(net, ring, call, shared, shared, {ReduceOp::Max}, workspace);
   }
   if (host_alpha > 0) costs.host = {host_alpha, host_beta};
   if (ring.size() > board.size()) costs.net = {net_alpha, net_beta};

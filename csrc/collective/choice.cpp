@@ -40,7 +40,7 @@ void Communicator::log_choice(const Call& call, std::size_t bytes, const Choice&
                      predict(call.op, way, static_cast<double>(bytes), shape_, costs_) * 1e6);
   log::write(text("[quoit ", where(), "] ", describe(call), ", ", bytes,
                   " bytes: ", name_of(choice.algorithm), ", ",
-                  (choice.seconds + quoit::greeting(call.op, shape_, costs_)) * 1e6,
+                  std::max(choice.seconds, quoit::greeting(shape_, costs_)) * 1e6,
                   " us expected; us of the others: ", others.empty() ? "none" : others));
 }
 

@@ -63,7 +63,8 @@ Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduc
           board(), *us_.network, lanes_,
           choose_across(static_cast<double>(in.bytes()), shape_, costs_).algorithm, call, in, out,
           step, workspace_);
-    return message_all_reduce(way, *us_.network, ring_, in, out, step, workspace_);
+    return message_all_reduce(way, *us_.network, ring_, call, in, out, step, workspace_,
+                              kGreetingTag);
   };
   return start(call, routed(call, in.bytes(), by), options);
 }
@@ -210,14 +211,13 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
 
 Communicator::Handle Communicator::barrier(CallOptions options) {
   const Call call = next_call(Op::Barrier, DType::UInt8, 0);
-  if (direct_) return start(call, direct_barrier(board(), call), options);
-  return start(call, greeted(call, dissemination_barrier(*us_.network, ring_)), options);
+  return start(call, greeting(call), options);
 }
 
 Communicator::Handle Communicator::measure(int passes, CallOptions options) {
   // The count makes it differ from an ordinary barrier.
   const Call call = next_call(Op::Barrier, DType::UInt8, static_cast<std::size_t>(passes));
-  return start(call, greeted(call, settle_costs(call, passes)), options);
+  return start(call, measured(call, passes), options);
 }
 
 Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions options) {
@@ -272,30 +272,41 @@ ReduceStep Communicator::step_of(DType dtype, Reduction reduction) const {
           reduction.op == ReduceOp::Avg ? static_cast<std::uint64_t>(size()) : 1};
 }
 
-// Ranks compare calls before they exchange messages. Those that share one host do it on the board,
-// where a direct collective would look, so that ranks which go different ways find out as well.
-Task Communicator::greeting(Call call, bool everybody) {
-  if (shape_.hosts == 1) return direct_barrier(board(), call);
-  return greet(*us_.network, ring_, call, everybody || rooted(call.op));
+// Ranks compare calls. Those that share one host do it on the board, where a direct collective
+// would look, so that ranks which go different ways find out as well. All come to it, or nobody
+// goes on.
+Task Communicator::greeting(Call call) {
+  return shape_.hosts == 1 ? direct_barrier(board(), call) : greet(*us_.network, ring_, call);
 }
 
-Task Communicator::greeted(Call call, Task then) {
-  co_await greeting(call);
-  co_await std::move(then);
+// Beside the collective itself, so that it takes no time of its own. `both` is there to live as
+// long as the run.
+Task Communicator::greeted(Call call, Task work, std::optional<Together> both) {
+  co_await both.emplace(greeting(call), std::move(work));
 }
 
 // For what ranks can find wrong only on the way: nobody is done before everybody found it right.
 Task Communicator::concluded(Call call, Task first) {
   co_await std::move(first);
-  co_await greeting(call, /*everybody=*/true);
+  co_await greeting(call);
 }
 
-// The same for collectives that can go several ways: `make(way)` is the task.
+// Nothing else may be on the way while links are measured.
+Task Communicator::measured(Call call, int passes) {
+  co_await greeting(call);
+  co_await settle_costs(call, passes);
+}
+
+// For collectives that can go several ways: `make(way)` is the task.
 template <class Make>
 Task Communicator::routed(Call call, std::size_t bytes, Make make) {
-  co_await greeting(call);
-  if (!costs_settled_) co_await settle_costs(call, 1);
-  co_await make(way_for(call, bytes));
+  if (!costs_settled_) co_await measured(call, 1);
+  const Algorithm way = way_for(call, bytes);
+  // The messages of a doubling between hosts are a greeting themselves.
+  if (call.op == Op::AllReduce && way == Algorithm::Doubling && shape_.hosts > 1)
+    co_await make(way);
+  else
+    co_await greeted(call, make(way));
 }
 
 Communicator::Handle Communicator::begin(const Call& call, CallOptions& options) const {

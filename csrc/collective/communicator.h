@@ -148,9 +148,10 @@ class Communicator final : public Group {
   [[nodiscard]] Handle begin(const Call& call, CallOptions& options) const;
   Handle start(const Call& call, Task task, CallOptions& options,
                Engine::Order order = Engine::Order::InTurn);
-  [[nodiscard]] Task greeting(Call call, bool everybody = false);
-  [[nodiscard]] Task greeted(Call call, Task then);
+  [[nodiscard]] Task greeting(Call call);
+  [[nodiscard]] Task greeted(Call call, Task work, std::optional<Together> both = {});
   [[nodiscard]] Task concluded(Call call, Task first);
+  [[nodiscard]] Task measured(Call call, int passes);
   template <class Make>
   [[nodiscard]] Task routed(Call call, std::size_t bytes, Make make);
   [[nodiscard]] Task settle_costs(Call call, int passes);

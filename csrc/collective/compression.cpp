@@ -82,8 +82,7 @@ Communicator::Handle Communicator::compressed_all_reduce(View data,
                                                          Reduction reduction, CallOptions options) {
   check_mean_or_sum(reduction.op);
   std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
-  Call call = next_call(Op::CompressedAllReduce, data.dtype, data.count, -1, reduction.op);
-  call.blocks = how->digest();
+  const Call call = next_call(Op::CompressedAllReduce, data.dtype, data.count, -1, reduction.op);
   const auto n = static_cast<std::size_t>(size());
   Compressor by = compressor(std::move(how), terms, 2 * data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());

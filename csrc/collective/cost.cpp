@@ -110,9 +110,9 @@ class Model {
         seconds += step(distance, block * std::min(distance, n_ - distance));
       return seconds;
     }
-    for (int distance = 1; distance < n_; distance *= 2)
-      if (op == Op::Barrier || distance < power()) seconds += step(distance, bytes) + add(bytes);
-    return op == Op::Barrier ? seconds : seconds + fold(bytes, bytes);
+    for (int distance = 1; distance < power(); distance *= 2)
+      seconds += step(distance, bytes) + add(bytes);
+    return seconds + fold(bytes, bytes);
   }
 
   double halving(Op op, double bytes) const {
@@ -204,10 +204,9 @@ double predict(Op op, Algorithm algorithm, double bytes, const Shape& shape, con
   return Model(shape, costs).seconds(op, algorithm, bytes);
 }
 
-double greeting(Op op, const Shape& shape, const Costs& costs) {
+double greeting(const Shape& shape, const Costs& costs) {
   if (shape.hosts == 1) return 0;
-  return (rooted(op) ? std::bit_width(static_cast<unsigned>(shape.ranks - 1)) : 1) *
-         costs.net.alpha;
+  return Model(shape, costs).seconds(Op::AllReduce, Algorithm::Doubling, 0);
 }
 
 Choice choose(Op op, double bytes, const Shape& shape, const Costs& costs) {

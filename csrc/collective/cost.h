@@ -36,9 +36,9 @@ Costs read_costs(const std::string& path);
 // Throws UsageError when the op cannot go that way.
 double predict(Op op, Algorithm algorithm, double bytes, const Shape& shape, const Costs& costs);
 
-// And before it, whatever the algorithm: ranks of several hosts compare their calls, with a message
-// round the ring, and log2(n) of them before a rooted collective.
-double greeting(Op op, const Shape& shape, const Costs& costs);
+// Meanwhile, whatever the algorithm, ranks of several hosts compare their calls: no collective
+// takes less than this.
+double greeting(const Shape& shape, const Costs& costs);
 
 // The cheapest, and what it is thought to take.
 struct Choice {

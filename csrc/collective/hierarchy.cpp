@@ -36,7 +36,7 @@ Task hierarchical_all_reduce(Board& board, Network& net, Lanes lanes, Algorithm 
     wire.reset();
     if (k < segments && lanes.member)
       wire.emplace(
-          message_all_reduce(across, net, lanes.ring, mine(k), mine(k), between, workspace));
+          message_all_reduce(across, net, lanes.ring, call, mine(k), mine(k), between, workspace));
     // And while k is on the wire, k - 1 is handed to everybody inside.
     if (k > 0) co_await direct_all_gather(board, call, mine(k - 1), shards_of(out, k - 1));
   }

@@ -17,10 +17,11 @@ View of_rank(const std::vector<View>& views, int rank) {
 
 }  // namespace
 
-Task message_all_reduce(Algorithm way, Network& net, Ring ring, View in, View out, ReduceStep step,
-                        std::shared_ptr<Workspace> workspace) {
+Task message_all_reduce(Algorithm way, Network& net, Ring ring, Call call, View in, View out,
+                        ReduceStep step, std::shared_ptr<Workspace> workspace, Tag tag) {
   if (way == Algorithm::Doubling)
-    return doubling_all_reduce(net, std::move(ring), in, out, step, std::move(workspace));
+    return doubling_all_reduce(net, std::move(ring), call, in, out, step, std::move(workspace),
+                               tag);
   if (way == Algorithm::Halving)
     return halving_all_reduce(net, std::move(ring), in, out, step, std::move(workspace));
   return ring_all_reduce(net, std::move(ring), in, out, step, std::move(workspace));
@@ -115,16 +116,6 @@ Task ring_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, in
     Transfer arrived = net.recv(ring.rank_at(i), kCollectiveTag,
                                 out.at(chunks[static_cast<std::size_t>(i)]).raw());
     co_await arrived;
-  }
-}
-
-Task dissemination_barrier(Network& net, Ring ring) {
-  std::byte out{};
-  std::byte in{};
-  for (int distance = 2; distance < ring.size(); distance *= 2) {
-    Exchange exchange = net.exchange(ring.rank_at(ring.position + distance), {&out, 1},
-                                     ring.rank_at(ring.position - distance), {&in, 1});
-    co_await exchange;
   }
 }
 

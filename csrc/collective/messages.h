@@ -9,9 +9,10 @@
 
 namespace quoit {
 
-// By ring, doubling or halving.
-Task message_all_reduce(Algorithm way, Network& net, Ring ring, View in, View out, ReduceStep step,
-                        std::shared_ptr<Workspace> workspace);
+// By ring, doubling or halving; the messages of a doubling have the tag.
+Task message_all_reduce(Algorithm way, Network& net, Ring ring, Call call, View in, View out,
+                        ReduceStep step, std::shared_ptr<Workspace> workspace,
+                        Tag tag = kCollectiveTag);
 
 // Bytes that a chain passes on at a time.
 inline constexpr std::size_t kChainSegment = 256 * 1024;
@@ -32,10 +33,6 @@ Task linear_scatter(Network& net, std::vector<View> ins, View out, int root);
 // A reduce-scatter round the ring, then the chunks go to `root`; `out` matters there only.
 Task ring_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, int root,
                  std::shared_ptr<Workspace> workspace);
-
-// Dissemination barrier (Hensgen, Finkel & Manber, 1988): log2(n) exchanges, less the first, which
-// the greeting that precedes every such collective was.
-Task dissemination_barrier(Network& net, Ring ring);
 
 Task send_message(Network& net, int to, Tag tag, View data);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 
 #include "core/copy.h"
 
@@ -110,21 +111,100 @@ Task spread(Network& net, const Ring& ring, const Team& team, const Pieces& piec
   }
 }
 
+// A rank's message of a doubling and the one it hears: the call, then data.
+class Letters {
+ public:
+  Letters(Network& net, Tag tag, const Call& call, std::byte* mine, std::byte* theirs,
+          std::size_t data)
+      : net_(net),
+        tag_(tag),
+        call_(call),
+        bytes_(sizeof(Call) + data),
+        mine_(mine),
+        theirs_(theirs) {
+    std::memcpy(mine_, &call_, sizeof(Call));
+  }
+
+  [[nodiscard]] std::byte* mine() const { return mine_ + sizeof(Call); }
+  [[nodiscard]] std::byte* theirs() const { return theirs_ + sizeof(Call); }
+
+  Task swap(int with) {
+    Exchange exchange =
+        net_.exchange(with, {mine_, bytes_}, with, {theirs_, bytes_}, tag_, Fit::Any);
+    const std::size_t size = co_await exchange;
+    check(with, theirs_, size);
+  }
+  Task give(int to) {
+    Transfer sent = net_.send(to, tag_, {mine_, bytes_});
+    co_await sent;
+  }
+  Task take(int from, std::byte* into) {
+    Transfer arrived = net_.recv(from, tag_, {into, bytes_}, Fit::Any);
+    co_await arrived;
+    check(from, into, arrived.size());
+  }
+  // Into theirs(), or, when it is the result, into mine().
+  Task hear(int from) { return take(from, theirs_); }
+  Task hear_result(int from) { return take(from, mine_); }
+
+ private:
+  void check(int from, const std::byte* letter, std::size_t size) const {
+    Call theirs;
+    QUOIT_CHECK(size >= sizeof theirs, TransportError, "rank ", from, " sent ", size,
+                " bytes where a call begins: do all ranks run the same version of quoit?");
+    std::memcpy(&theirs, letter, sizeof theirs);
+    QUOIT_CHECK(theirs == call_, UsageError, describe_mismatch(from, theirs, call_));
+    QUOIT_CHECK(size == bytes_, UsageError, "rank ", from,
+                " goes about the same call by another algorithm: give all ranks the same "
+                "QUOIT_ALGORITHM, and the same QUOIT_TUNING file");
+  }
+
+  Network& net_;
+  Tag tag_;
+  Call call_;
+  std::size_t bytes_;
+  std::byte* mine_;
+  std::byte* theirs_;
+};
+
+// The sum of everybody's letters.
+Task doubling(const Ring& ring, Letters& letters, std::size_t count, DType dtype, ReduceStep step) {
+  const Team team(ring);
+  const View sum{letters.mine(), count, dtype};
+  if (team.sits_out) {
+    co_await letters.give(ring.next());
+    co_await letters.hear_result(ring.next());
+    co_return;
+  }
+  if (team.paired) {
+    co_await letters.hear(ring.prev());
+    combine(sum, letters.theirs(), /*mine_first=*/false, undivided(step));
+  }
+  for (int bit = 1; bit < team.power; bit *= 2) {
+    co_await letters.swap(ring.rank_at(team.position(team.number ^ bit)));
+    combine(sum, letters.theirs(), (team.number & bit) == 0,
+            2 * bit == team.power ? step : undivided(step));
+  }
+  if (team.paired) co_await letters.give(ring.prev());
+}
+
 }  // namespace
 
-Task doubling_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
-                         std::shared_ptr<Workspace> workspace) {
-  const Team team(ring);
-  std::byte* const scratch = workspace->segments.get(out.bytes());
-  step = load_input(in, out, step);
-  co_await fold(net, ring, team, out, step, scratch);
-  for (int bit = 1; !team.sits_out && bit < team.power; bit *= 2) {
-    const int partner = ring.rank_at(team.position(team.number ^ bit));
-    Exchange exchange = net.exchange(partner, out.raw(), partner, Bytes{scratch, out.bytes()});
-    co_await exchange;
-    combine(out, scratch, (team.number & bit) == 0, 2 * bit == team.power ? step : undivided(step));
-  }
-  co_await unfold(net, ring, team, out);
+Task doubling_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace, Tag tag) {
+  const std::size_t bytes = sizeof(Call) + out.bytes();
+  Letters letters(net, tag, call, workspace->copy.get(bytes), workspace->segments.get(bytes),
+                  out.bytes());
+  const View sum{letters.mine(), out.count, out.dtype};
+  step = load_input(in, sum, step);
+  co_await doubling(ring, letters, out.count, out.dtype, step);
+  copy_bytes(sum.data, out.data, out.bytes());
+}
+
+Task greet(Network& net, Ring ring, Call call) {
+  std::array<std::byte, 2 * sizeof(Call)> memory;
+  Letters letters(net, kGreetingTag, call, memory.data(), memory.data() + sizeof(Call), 0);
+  co_await doubling(ring, letters, 0, call.dtype, {});
 }
 
 Task halving_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,

@@ -10,12 +10,19 @@
 #include <vector>
 
 #include "collective/ring.h"
+#include "core/call.h"
 
 namespace quoit {
 
-// Recursive doubling: everybody's sum so far to everybody; log2(n) messages of the whole.
-Task doubling_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
-                         std::shared_ptr<Workspace> workspace);
+// Recursive doubling: everybody's sum so far to everybody; log2(n) messages of the whole. Each
+// begins with the call that its sender is in: ranks which disagree find out (UsageError), and who
+// agrees with a rank that agrees with others agrees with them, so nobody is done before all agree.
+Task doubling_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace, Tag tag = kCollectiveTag);
+
+// The same messages with nothing in them but the call: what ranks of several hosts do beside every
+// other collective.
+Task greet(Network& net, Ring ring, Call call);
 
 // Rabenseifner's: recursive halving leaves each rank a reduced piece, doubling spreads the pieces;
 // 2 log2(n) messages that carry 2(n-1)/n of the whole.

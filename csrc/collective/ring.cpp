@@ -101,19 +101,6 @@ std::vector<Slice> equal_chunks(std::size_t count, int ranks) {
   return chunks;
 }
 
-Task greet(Network& net, Ring ring, Call call, bool everybody) {
-  const int reach = everybody ? ring.size() : 2;
-  for (int distance = 1; distance < reach; distance *= 2) {
-    const int from = ring.rank_at(ring.position - distance);
-    Call theirs;
-    Exchange exchange =
-        net.exchange(ring.rank_at(ring.position + distance), std::as_bytes(std::span(&call, 1)),
-                     from, std::as_writable_bytes(std::span(&theirs, 1)), kGreetingTag);
-    co_await exchange;
-    QUOIT_CHECK(theirs == call, UsageError, describe_mismatch(from, theirs, call));
-  }
-}
-
 Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
                      std::shared_ptr<Workspace> workspace) {
   step = load_input(in, out, step);

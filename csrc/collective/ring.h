@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/call.h"
+#include "core/types.h"
 #include "engine/task.h"
 #include "kernels/reduce.h"
 #include "transport/network.h"
@@ -70,13 +70,6 @@ struct Workspace {
 // Copies a rank's own input to where messages will meet it; PREMUL_SUM scales it on the way.
 // Returns what is left to do for every further operand.
 ReduceStep load_input(View in, View out, ReduceStep step);
-
-// Before a collective made of messages: tells the next rank of the ring what we are about to do,
-// and checks that the previous one does the same (UsageError). Where results come from everybody
-// that is enough: nobody's call ends well when one raises. With `everybody` distances double: who
-// agrees with a rank that agrees with others agrees with them, so all know of all, and nobody goes
-// on before everybody has come.
-Task greet(Network& net, Ring ring, Call call, bool everybody);
 
 // Reduces `in` over the ranks of the ring into `out`, which may be the same memory.
 Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,

@@ -32,13 +32,13 @@ bool compresses(Op op) {
          op == Op::CompressedAllGather;
 }
 
-}  // namespace
-
-std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)]; }
-
 bool rooted(Op op) {
   return op == Op::Broadcast || op == Op::Gather || op == Op::Scatter || op == Op::Reduce;
 }
+
+}  // namespace
+
+std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)]; }
 
 std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks) {
   Hash hash;

@@ -1,6 +1,6 @@
 #pragma once
-// What a rank says it is doing. A Call rides on every round and on the first hop of every
-// collective, so that ranks which disagree find out instead of exchanging garbage.
+// What a rank says it is doing. A Call rides on every round of a board and on the messages of every
+// collective (or beside them), so that ranks which disagree find out instead of exchanging garbage.
 #include <array>
 #include <string>
 #include <vector>
@@ -27,9 +27,6 @@ enum class Op : std::uint8_t {
 };
 constexpr std::size_t kOps = static_cast<std::size_t>(Op::Recv) + 1;
 std::string_view name_of(Op op);
-
-// Whether some ranks only give: they need nothing from the others to be done.
-bool rooted(Op op);
 
 struct Call {
   std::uint64_t count = 0;     // elements every rank must agree on; 0 where they may differ

@@ -5,17 +5,22 @@
 #include <exception>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "core/pollable.h"
 
 namespace quoit {
 
 class Flow;
+class Task;
 
 // Where a run of a task, and of the tasks it awaits, is suspended, and what for.
 struct Stand {
   std::coroutine_handle<> resume;
   Pollable* blocked_on = nullptr;
+  // Tasks that threw. What they were called with lives as long as the run: a transport that cannot
+  // cancel may still use memory that they share.
+  std::vector<Task> failed;
 };
 
 // A coroutine that returns nothing. Starts when it is awaited or stepped; owns its frame.
@@ -41,8 +46,15 @@ class Flow {
  public:
   Flow(Task task);  // NOLINT(google-explicit-constructor): whoever takes a flow takes a task
 
-  // Goes on as far as possible; true when it moved at all.
+  // Goes on to the next point where it may have to wait; true when it moved at all.
   bool step();
+
+  // Goes on until it must wait, or to its end; true when that is reached.
+  bool run() {
+    while (step()) {
+    }
+    return done();
+  }
 
   [[nodiscard]] bool done() const { return task_.handle_.done(); }
 
@@ -86,7 +98,10 @@ struct Task::promise_type {
   struct Blocked {
     P& pollable;
     bool await_ready() { return pollable.ready(); }
-    void await_suspend(Handle self) { *self.promise().stand = {self, &pollable}; }
+    void await_suspend(Handle self) {
+      self.promise().stand->resume = self;
+      self.promise().stand->blocked_on = &pollable;
+    }
     decltype(auto) await_resume() { return pollable.result(); }
   };
   template <class P>
@@ -105,7 +120,11 @@ struct Task::promise_type {
       return task.handle_;
     }
     void await_resume() {
-      if (auto error = task.handle_.promise().error) std::rethrow_exception(error);
+      auto& [own, stand, parent, error] = task.handle_.promise();
+      if (!error) return;
+      const std::exception_ptr thrown = error;
+      stand->failed.push_back(std::move(task));
+      std::rethrow_exception(thrown);
     }
   };
   Child await_transform(Task&& task) { return {std::move(task)}; }
@@ -136,11 +155,7 @@ class Beside final : public Pollable {
  public:
   explicit Beside(Task task) : flow_(std::move(task)) { flow_.step(); }
 
-  bool ready() override {
-    while (flow_.step()) {
-    }
-    return flow_.done();
-  }
+  bool ready() override { return flow_.run(); }
   [[nodiscard]] bool awaits(int rank) const override { return flow_.awaits(rank); }
   [[nodiscard]] std::string awaited() const override { return flow_.awaited(); }
   void result() const {
@@ -149,6 +164,34 @@ class Beside final : public Pollable {
 
  private:
   Flow flow_;
+};
+
+// Two tasks side by side, of which the first one finds out why the second may fail: done when both
+// are, or when the first has failed.
+class Together final : public Pollable {
+ public:
+  Together(Task first, Task second) : first_(std::move(first)), second_(std::move(second)) {}
+  Together(Together&&) = default;
+
+  bool ready() override {
+    const bool first = first_.run();
+    const bool second = second_.run();
+    return first && (second || first_.error());
+  }
+  [[nodiscard]] bool awaits(int rank) const override {
+    return first_.awaits(rank) || second_.awaits(rank);
+  }
+  [[nodiscard]] std::string awaited() const override {
+    return second_.done() ? first_.awaited() : second_.awaited();
+  }
+  void result() const {
+    for (const Flow* flow : {&first_, &second_})
+      if (auto error = flow->error()) std::rethrow_exception(error);
+  }
+
+ private:
+  Flow first_;
+  Flow second_;
 };
 
 }  // namespace quoit

@@ -61,11 +61,11 @@ void bind_costs(py::module_& m) {
       py::arg("ranks_per_host"), py::arg("costs"), "Seconds, by the model of cost.h.");
   m.def(
       "greeting",
-      [](const std::string& op, int hosts, int ranks_per_host, const Costs& costs) {
-        return greeting(op_called(op), shape_of(hosts, ranks_per_host), costs);
+      [](int hosts, int ranks_per_host, const Costs& costs) {
+        return greeting(shape_of(hosts, ranks_per_host), costs);
       },
-      py::arg("op"), py::arg("hosts"), py::arg("ranks_per_host"), py::arg("costs"),
-      "Seconds that a collective takes before its algorithm begins.");
+      py::arg("hosts"), py::arg("ranks_per_host"), py::arg("costs"),
+      "Seconds that ranks take to compare their calls: a collective takes no less.");
 }
 
 }  // namespace quoit

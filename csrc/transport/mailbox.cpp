@@ -1,5 +1,6 @@
 #include "transport/mailbox.h"
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -13,8 +14,8 @@ void Arrival::write(std::size_t offset, ConstBytes bytes) {
   copy_bytes(bytes.data(), into + offset, bytes.size());
 }
 
-Transfer Mailbox::post(int from, Tag tag, Bytes into) {
-  const Posted posted{from, tag, into, std::make_shared<Transfer::State>()};
+Transfer Mailbox::post(int from, Tag tag, Bytes into, Fit fit) {
+  const Posted posted{from, tag, into, fit, std::make_shared<Transfer::State>()};
   posted.receive->peer = from;
   for (auto arrival = arrivals_.begin(); arrival != arrivals_.end(); ++arrival) {
     const bool fits = arrival->tag == tag && (from == kAnySource || from == arrival->from);
@@ -44,8 +45,8 @@ Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
     }
     ++posted;
   }
-  if (arrival.landing) {
-    arrival.into = std::exchange(arrival.landing, nullptr);
+  if (arrival.receive && arrival.receive->error.empty() && size <= arrival.landing.size()) {
+    arrival.into = std::exchange(arrival.landing, {}).data();
   } else {
     arrival.buffer.reset(new (std::nothrow) std::byte[size]);
     if (!arrival.buffer) {
@@ -74,8 +75,9 @@ void Mailbox::deliver(int from, Tag tag, ConstBytes data) {
 void Mailbox::match(Arrival& arrival, const Posted& posted) {
   arrival.receive = posted.receive;
   arrival.receive->peer = arrival.from;
-  if (arrival.size == posted.into.size())
-    arrival.landing = posted.into.data();
+  arrival.receive->size = arrival.size;
+  if (posted.fit == Fit::Any || arrival.size == posted.into.size())
+    arrival.landing = posted.into;
   else
     arrival.receive->error =
         text("rank ", arrival.from, " sent ", arrival.size, " bytes, this rank expected ",
@@ -83,8 +85,9 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
 }
 
 void Mailbox::finish(std::list<Arrival>::iterator arrival) {
-  if (arrival->landing && arrival->size > 0 && !arrival->receive->cancelled)
-    copy_bytes(arrival->buffer.get(), arrival->landing, arrival->size);
+  const std::size_t kept = std::min(arrival->size, arrival->landing.size());
+  if (kept > 0 && !arrival->receive->cancelled)
+    copy_bytes(arrival->buffer.get(), arrival->landing.data(), kept);
   arrival->receive->complete();
   arrivals_.erase(arrival);
 }

@@ -17,15 +17,16 @@ struct Arrival {
   std::size_t size = 0;
   std::byte* into = nullptr;  // for libraries that write by themselves; others use write()
   std::shared_ptr<Transfer::State> receive;  // null while nobody asked for it
-  std::byte* landing = nullptr;              // where a late receive wants it; null if `into` is it
+  Bytes landing;                             // where a late receive wants it; empty if `into` is it
   std::unique_ptr<std::byte[]> buffer;       // holds it when nobody asked before it came
   bool complete = false;
 };
 
 class Mailbox {
  public:
-  // `from` may be kAnySource. The receive fails when the message has another size than `into`.
-  [[nodiscard]] Transfer post(int from, Tag tag, Bytes into);
+  // `from` may be kAnySource. Unless any size fits, the receive fails when the message has another
+  // one than `into`.
+  [[nodiscard]] Transfer post(int from, Tag tag, Bytes into, Fit fit = Fit::Exact);
 
   // A message begins to arrive: matches the oldest receive that fits it, or buffers it. Valid until
   // `arrived` is called with it. Throws std::bad_alloc when there is no memory for the buffer; it
@@ -41,6 +42,7 @@ class Mailbox {
     int from;
     Tag tag;
     Bytes into;
+    Fit fit;
     std::shared_ptr<Transfer::State> receive;
   };
 

@@ -207,7 +207,7 @@ void MpiTransport<Abi>::fail(const std::string& why) {
     // An arrival that nobody asked for yet stays incomplete: whoever asks will hear of the failure.
     if (purpose.arrival == nullptr || !purpose.arrival->receive) continue;
     purpose.arrival->receive->error = why;
-    purpose.arrival->landing = nullptr;
+    purpose.arrival->landing = {};
     mailbox_.arrived(*purpose.arrival);
   }
   requests_.clear();

@@ -30,13 +30,13 @@ Transfer Network::send(int to, Tag tag, ConstBytes data) {
   return Transfer(std::move(state));
 }
 
-Transfer Network::recv(int from, Tag tag, Bytes into) {
+Transfer Network::recv(int from, Tag tag, Bytes into, Fit fit) {
   if (from != kAnySource && from != rank_) routes_[static_cast<std::size_t>(from)]->expect(from);
-  return mailbox_.post(from, tag, into);
+  return mailbox_.post(from, tag, into, fit);
 }
 
-Exchange Network::exchange(int to, ConstBytes out, int from, Bytes in, Tag tag) {
-  Transfer receive = recv(from, tag, in);
+Exchange Network::exchange(int to, ConstBytes out, int from, Bytes in, Tag tag, Fit fit) {
+  Transfer receive = recv(from, tag, in, fit);
   return {send(to, tag, out), std::move(receive)};
 }
 

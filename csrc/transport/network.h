@@ -21,9 +21,11 @@ class Exchange final : public Pollable {
   [[nodiscard]] std::string awaited() const override {
     return text("the message from ", in_.awaited(), " and the message to ", out_.awaited());
   }
-  void result() const {
+  // The size of what was received.
+  std::size_t result() const {
     in_.result();
     static_cast<void>(out_.result());
+    return in_.size();
   }
 
  private:
@@ -51,12 +53,12 @@ class Network {
   // As Transport::send. A message to this rank itself is delivered at once.
   [[nodiscard]] Transfer send(int to, Tag tag, ConstBytes data);
 
-  // Receives a message of exactly into.size() bytes; `from` may be kAnySource.
-  [[nodiscard]] Transfer recv(int from, Tag tag, Bytes into);
+  // Receives a message of exactly into.size() bytes, or of any size; `from` may be kAnySource.
+  [[nodiscard]] Transfer recv(int from, Tag tag, Bytes into, Fit fit = Fit::Exact);
 
   // Sends `out` to rank `to` and receives `in` from rank `from`.
   [[nodiscard]] Exchange exchange(int to, ConstBytes out, int from, Bytes in,
-                                  Tag tag = kCollectiveTag);
+                                  Tag tag = kCollectiveTag, Fit fit = Fit::Exact);
 
   bool progress();
   void arm_bell();

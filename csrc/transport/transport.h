@@ -20,6 +20,10 @@ inline constexpr Tag kFaultTag = -2;
 inline constexpr Tag kGreetingTag = -4;
 inline constexpr int kAnySource = -1;
 
+// What may arrive in memory that waits for a message: as many bytes as it has, or any number, of
+// which those are kept for which there is room.
+enum class Fit : std::uint8_t { Exact, Any };
+
 // One movement in flight. Destroying it before it is done cancels it: its buffer is not touched any
 // more, if the transport cancels().
 class Transfer final : public Pollable {
@@ -28,6 +32,7 @@ class Transfer final : public Pollable {
     std::atomic<bool> done{false};  // set last; loopback sets it from the peer's thread
     std::atomic<bool> cancelled{false};
     int peer = kAnySource;  // the other side; of a receive from any source, once it is done
+    std::size_t size = 0;   // bytes of the message that a receive got
     std::string error;      // empty when it went well
 
     void complete() { done.store(true, std::memory_order_release); }
@@ -61,6 +66,9 @@ class Transfer final : public Pollable {
     QUOIT_CHECK(state_->error.empty(), TransportError, state_->error);
     return state_->peer;
   }
+
+  // Bytes of the message that was received, whether or not there was room for all of them.
+  [[nodiscard]] std::size_t size() const { return state_->size; }
 
  private:
   void cancel() {

@@ -107,15 +107,15 @@ def ways(
 ) -> dict[str, float]:
     """Seconds by algorithm, the fastest first.
 
-    greeting: with the message by which quoit's ranks compare their calls; others have none.
+    greeting: no less than quoit's ranks take to compare their calls; others do not.
     """
     if shape.ranks == 1:
         return {"none": 0.0}
     costs = links.costs()
     names = _core.algorithms(op, shape.hosts, shape.ranks_per_host)
-    first = _core.greeting(op, shape.hosts, shape.ranks_per_host, costs) if greeting else 0.0
+    least = _core.greeting(shape.hosts, shape.ranks_per_host, costs) if greeting else 0.0
     times = {
-        name: first + _core.predict(op, name, size, shape.hosts, shape.ranks_per_host, costs)
+        name: max(least, _core.predict(op, name, size, shape.hosts, shape.ranks_per_host, costs))
         for name in names
     }
     return dict(sorted(times.items(), key=lambda one: one[1]))
@@ -139,7 +139,7 @@ def choice(
         if shape.hosts > 1:
             seconds += _coding(name, size, shape, codec)
         best = min(best, (name, seconds), key=lambda one: one[1])
-    return best[0], best[1] + _core.greeting(op, shape.hosts, shape.ranks_per_host, costs)
+    return best[0], max(best[1], _core.greeting(shape.hosts, shape.ranks_per_host, costs))
 
 
 def _coding(name: str, size: float, shape: Shape, codec: Codec) -> float:
