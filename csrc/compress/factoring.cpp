@@ -94,15 +94,8 @@ Factoring::Stripe Factoring::stripe(std::size_t index) {
   const std::size_t rows = std::min(stripe_rows(), matrix_.rows - row);
   const Slice where{row * matrix_.cols, rows * matrix_.cols};
   Stripe stripe{row, data_.at(where), {.count = where.count, .scale = terms_.before}};
-  if (data_.dtype == DType::Float32) {
-    stripe.p.in = reinterpret_cast<const float*>(stripe.data.data);
-  } else {
-    wide_.resize(std::max(wide_.size(), where.count));
-    const auto* const in = reinterpret_cast<const std::uint16_t*>(stripe.data.data);
-    const bool brain = data_.dtype == DType::BFloat16;
-    (brain ? kernels().from_bf16 : kernels().from_f16)(in, wide_.data(), where.count);
-    stripe.p.in = wide_.data();
-  }
+  if (data_.dtype != DType::Float32) wide_.resize(std::max(wide_.size(), where.count));
+  stripe.p.in = widened(stripe.data, kernels(), wide_.data());
   stripe.p.carried = residual_ + where.begin;
   stripe.p.unit = terms_.unit;
   stripe.p.per_unit = 1 / terms_.unit;
@@ -137,13 +130,9 @@ void Factoring::restore(std::size_t index) {
     return sends_rows() ? FactorPair{from_row(down(factor), now.row), across(basis_)}
                         : FactorPair{from_row(down(basis_), now.row), across(factor)};
   };
-  float* const out =
-      data_.dtype == DType::Float32 ? reinterpret_cast<float*>(now.data.data) : wide_.data();
+  float* const out = place_for(now.data, wide_.data());
   kernels().low_rank.restore(now.p, matrix_.cols, pair(own_), pair(sum_), out);
-  if (data_.dtype == DType::Float32) return;
-  auto* const narrow = reinterpret_cast<std::uint16_t*>(now.data.data);
-  const bool brain = data_.dtype == DType::BFloat16;
-  (brain ? kernels().to_bf16 : kernels().to_f16)(out, narrow, now.data.count);
+  narrow(out, kernels(), now.data);
 }
 
 void Factoring::end() {

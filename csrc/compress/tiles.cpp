@@ -12,30 +12,11 @@ namespace {
 
 using Scratch = std::array<float, kTile>;
 
-// A tile's elements as float32: themselves, or widened into `scratch`.
 float* floats_of(const Tile& tile, Scratch& scratch) {
-  if (tile.data.dtype == DType::Float32) return reinterpret_cast<float*>(tile.data.data);
-  const auto* const in = reinterpret_cast<const std::uint16_t*>(tile.data.data);
-  const bool brain = tile.data.dtype == DType::BFloat16;
-  (brain ? tile.codec->kernels().from_bf16 : tile.codec->kernels().from_f16)(in, scratch.data(),
-                                                                             tile.data.count);
-  return scratch.data();
+  return widened(tile.data, tile.codec->kernels(), scratch.data());
 }
 
-// Puts float32 numbers back; they may lie in the tile already.
-void store(const Tile& tile, const float* from) {
-  if (tile.data.dtype == DType::Float32) return;
-  auto* const out = reinterpret_cast<std::uint16_t*>(tile.data.data);
-  const bool brain = tile.data.dtype == DType::BFloat16;
-  (brain ? tile.codec->kernels().to_bf16 : tile.codec->kernels().to_f16)(from, out,
-                                                                         tile.data.count);
-}
-
-// Where to put float32 numbers before store().
-float* room_for(const Tile& tile, Scratch& scratch) {
-  return tile.data.dtype == DType::Float32 ? reinterpret_cast<float*>(tile.data.data)
-                                           : scratch.data();
-}
+void store(const Tile& tile, const float* from) { narrow(from, tile.codec->kernels(), tile.data); }
 
 std::uint64_t key_of(const Tile& tile, const Terms& terms, std::uint64_t stage) {
   return tile_key(terms.seed, tile.index, static_cast<std::uint64_t>(terms.rank), stage);
@@ -61,6 +42,18 @@ void add_up(const Tile& tile, std::span<const std::byte* const> theirs, const Te
   tile.codec->sum(from, total);
 }
 
+// Appends tiles of up to kTile elements; tile_at(begin, count) makes one, all but its encoded size
+// and index.
+template <class TileAt>
+void cut(std::size_t count, std::vector<Tile>& tiles, TileAt tile_at) {
+  for (std::size_t begin = 0; begin < count; begin += kTile) {
+    Tile tile = tile_at(begin, std::min(kTile, count - begin));
+    tile.bytes = tile.codec->bytes(tile.data.count);
+    tile.index = tiles.size();
+    tiles.push_back(tile);
+  }
+}
+
 }  // namespace
 
 std::vector<Tile> cut_into_tiles(View data, const std::vector<Part>& parts) {
@@ -79,12 +72,12 @@ std::vector<Tile> cut_into_tiles(View data, const std::vector<Part>& parts) {
     covered += part.where.count;
     QUOIT_CHECK(covered <= data.count, UsageError, "the tensors of a compressed buffer end at ",
                 covered, ", the buffer at element ", data.count);
-    for (std::size_t done = 0; done < part.where.count; done += kTile) {
-      const std::size_t count = std::min(kTile, part.where.count - done);
-      tiles.push_back({data.at({part.where.begin + done, count}), part.codec.get(),
-                       part.residual ? part.residual + done : nullptr, part.codec->bytes(count),
-                       tiles.size(), part.matrix != nullptr});
-    }
+    cut(part.where.count, tiles, [&](std::size_t begin, std::size_t count) {
+      return Tile{.data = data.at({part.where.begin + begin, count}),
+                  .codec = part.codec.get(),
+                  .residual = part.residual ? part.residual + begin : nullptr,
+                  .of_matrix = part.matrix != nullptr};
+    });
   }
   QUOIT_CHECK(covered == data.count, UsageError, "the tensors of a compressed buffer end at ",
               covered, ", the buffer at element ", data.count);
@@ -92,15 +85,9 @@ std::vector<Tile> cut_into_tiles(View data, const std::vector<Part>& parts) {
 }
 
 void cut_factor(View factor, const Codec& codec, std::vector<Tile>& tiles) {
-  for (std::size_t done = 0; done < factor.count; done += kTile) {
-    const std::size_t count = std::min(kTile, factor.count - done);
-    tiles.push_back({.data = factor.at({done, count}),
-                     .codec = &codec,
-                     .residual = nullptr,
-                     .bytes = codec.bytes(count),
-                     .index = tiles.size(),
-                     .scaled = true});
-  }
+  cut(factor.count, tiles, [&](std::size_t begin, std::size_t count) {
+    return Tile{.data = factor.at({begin, count}), .codec = &codec, .scaled = true};
+  });
 }
 
 std::size_t encoded_bytes(const std::vector<Tile>& tiles, TileRange range) {
@@ -130,6 +117,25 @@ std::vector<TileRange> share_out(const std::vector<Tile>& tiles, TileRange range
   return shares;
 }
 
+float* widened(View data, const CodecKernels& kernels, float* room) {
+  if (data.dtype == DType::Float32) return reinterpret_cast<float*>(data.data);
+  const auto* const in = reinterpret_cast<const std::uint16_t*>(data.data);
+  const bool brain = data.dtype == DType::BFloat16;
+  (brain ? kernels.from_bf16 : kernels.from_f16)(in, room, data.count);
+  return room;
+}
+
+float* place_for(View data, float* room) {
+  return data.dtype == DType::Float32 ? reinterpret_cast<float*>(data.data) : room;
+}
+
+void narrow(const float* from, const CodecKernels& kernels, View data) {
+  if (data.dtype == DType::Float32) return;
+  auto* const out = reinterpret_cast<std::uint16_t*>(data.data);
+  const bool brain = data.dtype == DType::BFloat16;
+  (brain ? kernels.to_bf16 : kernels.to_f16)(from, out, data.count);
+}
+
 void encode_tile(const Tile& tile, const Terms& terms, std::byte* out) {
   alignas(64) Scratch scratch;
   Source from = own_part(tile, terms, scratch);
@@ -153,7 +159,7 @@ void merge_tile(const Tile& tile, std::span<const std::byte* const> theirs, cons
 void sum_tile(const Tile& tile, std::span<const std::byte* const> theirs, const Terms& terms) {
   alignas(64) Scratch total;
   add_up(tile, theirs, terms, total.data());
-  float* const out = room_for(tile, total);
+  float* const out = place_for(tile.data, total.data());
   if (out != total.data()) std::copy_n(total.data(), tile.data.count, out);
   store(tile, total.data());
   if (tile.residual == nullptr) return;
@@ -170,7 +176,7 @@ void encode_value(const Tile& tile, const Terms& terms, std::byte* out) {
 
 void decode_tile(const Tile& tile, const std::byte* in) {
   alignas(64) Scratch scratch;
-  float* const out = room_for(tile, scratch);
+  float* const out = place_for(tile.data, scratch.data());
   tile.codec->decode(in, out, tile.data.count);
   store(tile, out);
 }
@@ -182,7 +188,7 @@ void settle_residual(const Tile& tile, const Terms& terms) {
   const Source from = own_part(tile, terms, scratch);
   tile.codec->kernels().load(from, settled.data());
   const bool exact = tile.data.dtype == DType::Float32;
-  float* const out = room_for(tile, scratch);
+  float* const out = place_for(tile.data, scratch.data());
   for (std::size_t i = 0; i < tile.data.count; ++i) out[i] = settled[i];
   store(tile, out);
   const float* const kept = exact ? out : floats_of(tile, scratch);

@@ -22,12 +22,12 @@ struct Part {
 // Up to kTile elements of one part. The result goes where they came from.
 struct Tile {
   View data;  // float32, bfloat16 or float16
-  const Codec* codec;
-  float* residual;
-  std::size_t bytes;       // encoded
-  std::uint64_t index;     // in the buffer; seeds random rounding
-  bool of_matrix = false;  // of a low-rank part: travels as factors instead
-  bool scaled = false;     // of a factor: not to be divided
+  const Codec* codec = nullptr;
+  float* residual = nullptr;
+  std::size_t bytes = 0;    // encoded
+  std::uint64_t index = 0;  // in the buffer; seeds random rounding
+  bool of_matrix = false;   // of a low-rank part: travels as factors instead
+  bool scaled = false;      // of a factor: not to be divided
 };
 
 // How a sum over ranks is scaled. Tensors with a residual are divided before they are encoded, so
@@ -60,6 +60,15 @@ std::size_t encoded_bytes(const std::vector<Tile>& tiles, TileRange range);
 // `range` cut into `parts` runs of nearly equal encoded size, in order.
 std::vector<TileRange> share_out(const std::vector<Tile>& tiles, TileRange range,
                                  std::size_t parts);
+
+// Numbers as float32: themselves, or widened into `room`, which has data.count floats.
+float* widened(View data, const CodecKernels& kernels, float* room);
+
+// Where to put float32 numbers that narrow() takes: in their place, or into `room`.
+float* place_for(View data, float* room);
+
+// Puts them back, if they do not lie there already.
+void narrow(const float* from, const CodecKernels& kernels, View data);
 
 // Encodes what this rank gives to `tile`. Uses up the residual, and writes the new one.
 void encode_tile(const Tile& tile, const Terms& terms, std::byte* out);

@@ -115,16 +115,29 @@ void settle(const std::int32_t (&rows)[kBlocks][8], std::int32_t* out) {
   }
 }
 
-// For formats whose blocks have one scale.
-template <std::size_t kBlocks>
-void scale_group(Group<kBlocks>& group, std::int32_t largest_code) {
-  settle(group.above_in, group.above);
-  for (std::size_t b = 0; b < kBlocks; ++b) {
-    const Scale scale = scale_of(group.above[b], largest_code);
-    group.scale[b] = scale.stored;
-    group.inverse[b] = scale.inverse;
+// What formats have in common whose codes go from -kLargest to kLargest, in blocks of 128.
+template <std::int32_t kLargest>
+struct AbsmaxFormat {
+  template <std::size_t kBlocks>
+  static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
+    largest_in_lanes(p, 128, group.above_in[b]);
   }
-}
+
+  template <std::size_t kBlocks>
+  static void scale(Group<kBlocks>& group) {
+    settle(group.above_in, group.above);
+    for (std::size_t b = 0; b < kBlocks; ++b) {
+      const Scale scale = scale_of(group.above[b], kLargest);
+      group.scale[b] = scale.stored;
+      group.inverse[b] = scale.inverse;
+    }
+  }
+
+  template <std::size_t kBlocks>
+  static bool is_finite(const float*, const Group<kBlocks>& group, std::size_t b) {
+    return group.above[b] < kInfinite;
+  }
+};
 
 // The first kBlocks blocks of `from`, which begin at `at` in the tile.
 template <class Format, std::size_t kBlocks>

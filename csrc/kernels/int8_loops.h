@@ -5,26 +5,11 @@
 namespace quoit {
 namespace {
 
-struct Int8Format {
+struct Int8Format : AbsmaxFormat<kInt8Largest> {
   static constexpr BlockLayout kLayout = kInt8Layout;
   static constexpr std::size_t kBlock = kLayout.block;
 
   explicit Int8Format(std::uint64_t) {}
-
-  template <std::size_t kBlocks>
-  static void measure(const float* p, Group<kBlocks>& group, std::size_t b) {
-    largest_in_lanes(p, kBlock, group.above_in[b]);
-  }
-
-  template <std::size_t kBlocks>
-  static void scale(Group<kBlocks>& group) {
-    scale_group(group, kInt8Largest);
-  }
-
-  template <std::size_t kBlocks>
-  static bool is_finite(const float*, const Group<kBlocks>& group, std::size_t b) {
-    return group.above[b] < kInfinite;
-  }
 
   template <std::size_t kBlocks>
   void encode(const float* __restrict p, const Group<kBlocks>& group, std::size_t b, std::size_t,
