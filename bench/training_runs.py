@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import statistics
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,19 @@ import quoit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 RANKS = 2
-TIMED_STEPS = 40  # where only the time of a step is asked for
+TIMED_STEPS = 50  # where only the time of a step is asked for
+BUCKET_MB = 1.0  # several of either model, as large models have
 WARM_UP = 20  # steps before the codecs begin that lose much
+
+
+def power_sgd(ddp: DistributedDataParallel, rank: int) -> powerSGD_hook.PowerSGDState:
+    state = powerSGD_hook.PowerSGDState(
+        None, matrix_approximation_rank=rank, start_powerSGD_iter=WARM_UP, min_compression_rate=2
+    )
+    ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    return state
+
+
 WAYS: dict[str, Callable[[DistributedDataParallel], Any]] = {
     "float32": lambda ddp: None,
     "bf16": lambda ddp: quoit.compress(ddp, quoit.Bf16()),
@@ -36,12 +47,7 @@ WAYS: dict[str, Callable[[DistributedDataParallel], Any]] = {
     "sign": lambda ddp: quoit.compress(ddp, quoit.Sign(), start=WARM_UP),
     "auto": lambda ddp: quoit.compress(ddp, quoit.Auto(max_loss=0.1)),
     "gloo": lambda ddp: None,
-    "gloo PowerSGD 4": lambda ddp: ddp.register_comm_hook(
-        powerSGD_hook.PowerSGDState(
-            None, matrix_approximation_rank=4, start_powerSGD_iter=WARM_UP, min_compression_rate=2
-        ),
-        powerSGD_hook.powerSGD_hook,
-    ),
+    "gloo PowerSGD 4": lambda ddp: power_sgd(ddp, 4),
 }
 
 
@@ -59,30 +65,33 @@ class Key:
 
 @dataclass
 class Run:
-    """seconds: of each step, of the slower rank. validation: by the number of steps taken: loss for
-    the GPT, accuracy for the digits. sent: bytes a rank and step, plain where nothing is known."""
+    """What came of one training.
+
+    began: seconds that the way took before the first step (Auto measures). seconds: of each step,
+    of the slower rank. sent: bytes of gradients that a rank sent in each step. validation: by the
+    number of steps taken: loss for the GPT, accuracy for the digits. chosen: by Auto.
+    """
 
     key: Key
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
     validation: dict[str, float] = field(default_factory=dict)
-    sent: float = 0.0
+    began: float = 0.0
     identical: bool = False
     chosen: str = ""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A model and how it is trained; better: 1 where more is, -1 where less is."""
+    """A model and how it is trained."""
 
-    evaluate_every: int
     batch: int
     model: Callable[[], nn.Module]
     optimizer: Callable[[nn.Module, int], tuple[torch.optim.Optimizer, Any]]
     loss: Callable[[nn.Module, Tensor], Tensor]  # of the examples with these numbers
     examples: int
     evaluate: Callable[[nn.Module], float]
-    bucket_mb: float
 
 
 def load(path: Path) -> list[Run]:
@@ -91,6 +100,14 @@ def load(path: Path) -> list[Run]:
 
 
 # ---- The models.
+
+
+def sum_of_ranks(values: Iterable[Tensor]) -> float:
+    total = torch.zeros(1)
+    for value in values:
+        total += value
+    dist.all_reduce(total)
+    return float(total)
 
 
 def gpt(data: Path) -> Task:
@@ -117,21 +134,21 @@ def gpt(data: Path) -> Task:
         windows = 64
         spacing = (len(validation) - context - 1) // windows
         mine = torch.arange(windows)[dist.get_rank() :: RANKS] * spacing
-        total = torch.zeros(1)
-        for some in mine.split(16):
-            total += train_gpt.prediction_loss(model, validation, some, context) * len(some)
-        dist.all_reduce(total)
-        return float(total) / windows
+        return (
+            sum_of_ranks(
+                train_gpt.prediction_loss(model, validation, some, context) * len(some)
+                for some in mine.split(16)
+            )
+            / windows
+        )
 
     return Task(
-        evaluate_every=30,
         batch=16,
         model=lambda: train_gpt.GPT(size, 128, 4),
         optimizer=optimizer,
         loss=lambda model, starts: train_gpt.prediction_loss(model, training, starts, context),
         examples=len(training) - context,
         evaluate=evaluate,
-        bucket_mb=1.0,
     )
 
 
@@ -157,7 +174,7 @@ def digits(_: Path) -> Task:
     held = len(y) // 4
 
     def model() -> nn.Module:
-        return nn.Sequential(
+        net = nn.Sequential(
             nn.Conv2d(1, 64, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(64, 128, 3, padding=1),
@@ -171,30 +188,35 @@ def digits(_: Path) -> Task:
             nn.ReLU(),
             nn.Linear(512, 10),
         )
+        for layer in net:
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        return net
 
     def optimizer(model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, Any]:
         sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-        return sgd, torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
+        return sgd, torch.optim.lr_scheduler.LambdaLR(
+            sgd, lambda step: min((step + 1) / 10, (1 + math.cos(math.pi * step / steps)) / 2)
+        )
 
     @torch.no_grad()
     def evaluate(model: nn.Module) -> float:
-        return float((model(x[:held]).argmax(1) == y[:held]).float().mean())
+        mine = slice(dist.get_rank(), held, RANKS)
+        return sum_of_ranks([(model(x[mine]).argmax(1) == y[mine]).sum()]) / held
 
     return Task(
-        evaluate_every=10,
         batch=64,
         model=model,
         optimizer=optimizer,
         loss=lambda net, numbers: F.cross_entropy(net(x[held + numbers]), y[held + numbers]),
         examples=len(y) - held,
         evaluate=evaluate,
-        bucket_mb=1.0,
     )
 
 
 TASKS: dict[str, Callable[[Path], Task]] = {"gpt": gpt, "digits": digits}
-STEPS = {"gpt": 300, "digits": 200}
-BETTER = {"gpt": -1, "digits": 1}
+STEPS = {"gpt": 400, "digits": 250}
+EVALUATE_EVERY = {"gpt": 20, "digits": 5}
 
 
 # ---- One rank.
@@ -206,14 +228,16 @@ def train(key: Key, data: Path) -> Run:
     task = TASKS[key.model](data)
     model = task.model()
     # torch's PowerSGD does not end on gloo with more than one bucket.
-    bucket = 1000.0 if key.way == "gloo PowerSGD 4" else task.bucket_mb
+    bucket = 1000.0 if key.way == "gloo PowerSGD 4" else BUCKET_MB
     ddp = DistributedDataParallel(model, bucket_cap_mb=bucket)
+    begun = time.perf_counter()
     state = WAYS[key.way](ddp)
+    began = time.perf_counter() - begun
     optimizer, schedule = task.optimizer(model, STEPS[key.model])
     generator = torch.Generator().manual_seed(1000 + key.seed)
-    run = Run(key)
+    run = Run(key, began=began)
     rank, share = dist.get_rank(), task.batch // RANKS
-    sent = []
+    sent = meter(state, 4 * sum(p.numel() for p in model.parameters()) * 2 * (RANKS - 1) // RANKS)
     for step in range(key.steps):
         numbers = torch.randint(task.examples, (task.batch,), generator=generator)
         dist.barrier()
@@ -230,12 +254,9 @@ def train(key: Key, data: Path) -> Run:
         dist.all_reduce(mean)
         run.losses.append(float(mean) / RANKS)
         run.seconds.append(float(took))
-        if isinstance(state, quoit.CompressionState):
-            sent.append(state.report().sent_bytes)
-        if (step + 1) % task.evaluate_every == 0:
+        run.sent.append(sent())
+        if (step + 1) % EVALUATE_EVERY[key.model] == 0 or step + 1 == STEPS[key.model]:
             run.validation[str(step + 1)] = task.evaluate(model)
-    plain = 4 * sum(p.numel() for p in model.parameters()) * 2 * (RANKS - 1) // RANKS
-    run.sent = statistics.mean(sent) if sent and any(sent) else float(plain)
     if isinstance(state, quoit.CompressionState) and state.chosen is not None:
         run.chosen = state.chosen.codec.name if state.chosen.codec else "none"
     numbers = torch.cat([p.detach().view(-1) for p in model.parameters()])
@@ -243,6 +264,23 @@ def train(key: Key, data: Path) -> Run:
     dist.all_gather(others, numbers)
     run.identical = all(torch.equal(numbers, other) for other in others)
     return run
+
+
+def meter(state: Any, plain: int) -> Callable[[], int]:
+    """Tells after each step what a rank sent in it; `plain` where no codec was at work."""
+    before = 0
+
+    def sent() -> int:
+        nonlocal before
+        by_codec = 0
+        if isinstance(state, quoit.CompressionState):
+            by_codec = state.report().sent_bytes
+        elif isinstance(state, powerSGD_hook.PowerSGDState):
+            total = state.total_numel_after_compression * 4 * 2 * (RANKS - 1) // RANKS
+            by_codec, before = total - before, total
+        return by_codec or plain
+
+    return sent
 
 
 def be_rank(key: Key, data: Path, meeting: Path, rank: int) -> None:
