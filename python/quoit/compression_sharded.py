@@ -24,6 +24,7 @@ from quoit import _build, _core, compression_auto
 from quoit.codecs import Auto, Codec, LowRank
 from quoit.compression_calls import DTYPES, is_mean, native_backend
 from quoit.compression_state import Kept, check, restore, summed
+from quoit.torch_calls import or_default
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ShardedState:
         self.chosen: compression_auto.Chosen | None = None
         if isinstance(codec, Auto):
             largest = max(p.numel() * p.element_size() for p in model.parameters())
-            group = dist.distributed_c10d._get_default_group()
+            group = or_default(None)
             self.chosen = compression_auto.choose(codec, group, largest)
             codec = self.chosen.codec
         patterns = dict(codec) if isinstance(codec, Mapping) else {"*": codec}
@@ -316,4 +317,4 @@ def _pieces(name: str, module: nn.Module) -> tuple[list[_Piece], dist.ProcessGro
         rows = -(-shape[0] // group.size())
         pieces.append(_Piece(full, shape, begin, rows * math.prod(shape[1:])))
         begin += pieces[-1].count
-    return pieces, group if group is not None else dist.distributed_c10d._get_default_group()
+    return pieces, or_default(group)
