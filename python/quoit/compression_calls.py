@@ -47,6 +47,11 @@ def all_reduce(
         is_mean(op),
         async_op=async_op,
     )
+    return finished(work, async_op)
+
+
+def finished(work: dist.Work | None, async_op: bool) -> dist.Work | None:
+    """What torch's collectives return: the work if it goes on, and None once it is over."""
     if work is None or async_op:
         return work
     work.wait()

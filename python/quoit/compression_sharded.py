@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from quoit import _build, _core, compression_auto
 from quoit.codecs import Auto, Codec, LowRank
-from quoit.compression_calls import DTYPES, is_mean, native_backend
+from quoit.compression_calls import DTYPES, finished, is_mean, native_backend
 from quoit.compression_state import Kept, check, restore, summed
 from quoit.torch_calls import or_default
 
@@ -217,10 +217,7 @@ class _ReduceScatter(_Comm):
             unit,
             async_op=async_op,
         )
-        if work is not None and not async_op:
-            work.wait()
-            return None
-        return work
+        return finished(work, async_op)
 
     def unpack(self) -> dict[str, Tensor]:
         """Copies of the residuals of whole parameters, by name."""
@@ -278,10 +275,7 @@ class _AllGather(_Comm):
             native.Compression(parts, self.counts),
             async_op=async_op,
         )
-        if work is not None and not async_op:
-            work.wait()
-            return None
-        return work
+        return finished(work, async_op)
 
 
 def is_sharded(model: nn.Module) -> bool:
