@@ -23,7 +23,16 @@ from torch.nn.parallel import DistributedDataParallel
 from quoit import _build, _core, compression_auto
 from quoit.codecs import Auto, Codec, Int8, LowRank
 from quoit.compression_calls import DTYPES, native_backend
-from quoit.compression_state import Kept, check, keep, matrix_shape, restore, summed
+from quoit.compression_state import (
+    Kept,
+    check,
+    keep,
+    matrix_shape,
+    norm_of,
+    restore,
+    summed,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
@@ -150,8 +159,7 @@ class CompressionState:
 
         Reads all residuals. Between steps only.
         """
-        squares = [float(kept.residual.double().square().sum()) for kept in self._kept.values()]
-        return float(sum(squares) ** 0.5)
+        return norm_of(kept.residual for kept in self._kept.values())
 
     # ---- Checkpoints.
 
@@ -205,7 +213,7 @@ class CompressionState:
         fingerprint = None
         if self.check_every and (self.step + 1) % self.check_every == 0:
             fingerprint = native.fingerprint([p.detach() for p in bucket.parameters()])
-        unit = 1.0 if self._scaler is None else self._scaler.get_scale()
+        unit = unit_of(self._scaler)
         work = native.compressed_all_reduce(
             self._backend, buffer, plan.native, True, unit, 0, fingerprint, True
         )

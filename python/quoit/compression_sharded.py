@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Shard
 from quoit import _build, _core, compression_auto
 from quoit.codecs import Auto, Codec, LowRank
 from quoit.compression_calls import DTYPES, finished, is_mean, native_backend
-from quoit.compression_state import Kept, check, restore, summed
+from quoit.compression_state import Kept, check, norm_of, restore, summed, unit_of
 from quoit.torch_calls import or_default
 
 
@@ -118,12 +118,8 @@ class ShardedState:
 
     def residual_norm(self) -> float:
         """The 2-norm of all that this rank lost and has not sent, as if the loss were unscaled."""
-        squares = [
-            float(unit.residual.double().square().sum())
-            for unit in self._units.values()
-            if unit.residual is not None
-        ]
-        return math.sqrt(sum(squares))
+        residuals = (unit.residual for unit in self._units.values())
+        return norm_of(residual for residual in residuals if residual is not None)
 
     def state_dict(self) -> dict[str, Any]:
         """Residuals by parameter name, whole and summed over the ranks; all ranks call this."""
@@ -207,14 +203,13 @@ class _ReduceScatter(_Comm):
         whole = self.residual is not None and count == self._block
         residuals = self.residual.split(count) if whole else [None] * ranks  # type: ignore[union-attr]
         parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
-        unit = 1.0 if self.state.scaler is None else self.state.scaler.get_scale()
         work: dist.Work | None = native.compressed_reduce_scatter(
             native_backend(group),
             input_tensor,
             output_tensor,
             native.Compression(parts, self.counts),
             is_mean(op),
-            unit,
+            unit_of(self.state.scaler),
             async_op=async_op,
         )
         return finished(work, async_op)
