@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from quoit import _build, _core, compression_auto
-from quoit.codecs import Auto, Codec, Int8, LowRank
+from quoit.codecs import Auto, Choice, Codec, Int8, LowRank, first_match, patterns_of
 from quoit.compression_calls import DTYPES, native_backend
 from quoit.compression_state import (
     Kept,
@@ -43,7 +43,6 @@ log = logging.getLogger("quoit")
 # are few, and sensitive.
 SMALL = 4096
 
-Choice = Codec | Mapping[str, Codec | None] | None
 _DEFAULT = Int8()
 
 
@@ -337,7 +336,7 @@ def choose(
     min_elements: int,
 ) -> dict[str, Codec | None]:
     """The codec of each parameter by name. Raises UsageError for patterns that match nothing."""
-    patterns = dict(codec) if isinstance(codec, Mapping) else {"*": codec}
+    patterns = patterns_of(codec)
     names = [name for name, _ in parameters]
     for pattern in (*patterns, *exclude):
         if pattern != "*" and not fnmatch.filter(names, pattern):
@@ -353,7 +352,7 @@ def choose(
             return None
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude):
             return None
-        first = next((c for p, c in patterns.items() if fnmatch.fnmatchcase(name, p)), None)
+        first = first_match(patterns, name)
         if isinstance(first, LowRank) and not pays(first, parameter):
             return None
         return first

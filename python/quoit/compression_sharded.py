@@ -8,7 +8,6 @@ state = quoit.compress(model, quoit.Int8())
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 from quoit import _build, _core, compression_auto
-from quoit.codecs import Auto, Codec, LowRank
+from quoit.codecs import Auto, Choice, Codec, LowRank, first_match, patterns_of
 from quoit.compression_calls import DTYPES, finished, is_mean, native_backend
 from quoit.compression_state import Kept, check, norm_of, restore, summed, unit_of
 from quoit.torch_calls import or_default
@@ -58,7 +57,7 @@ class ShardedState:
     def __init__(
         self,
         model: nn.Module,
-        codec: Codec | Mapping[str, Codec | None] | Auto | None,
+        codec: Choice | Auto,
         *,
         parameters: Codec | None = None,
         start: int = 0,
@@ -75,12 +74,12 @@ class ShardedState:
             group = or_default(None)
             self.chosen = compression_auto.choose(codec, group, largest)
             codec = self.chosen.codec
-        patterns = dict(codec) if isinstance(codec, Mapping) else {"*": codec}
+        patterns = patterns_of(codec)
         for name, module in model.named_modules():
             if not isinstance(module, FSDPModule):
                 continue
             assert isinstance(module, nn.Module)
-            of = next((c for p, c in patterns.items() if fnmatch.fnmatchcase(name, p)), None)
+            of = first_match(patterns, name)
             if of is None and parameters is None:
                 continue
             pieces, group = _pieces(name, module)
