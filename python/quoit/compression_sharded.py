@@ -67,6 +67,7 @@ class ShardedState:
     ) -> None:
         self.start = start
         self.scaler = scaler
+        self.counts = _build.load_c10d().CompressionReport()
         self._units: dict[str, _ReduceScatter] = {}
         self.chosen: compression_auto.Chosen | None = None
         if isinstance(codec, Auto):
@@ -107,12 +108,11 @@ class ShardedState:
 
     def report(self) -> Mapping[str, int | float]:
         """Bytes and seconds of this rank since the beginning, gradients only."""
-        counts = [unit.counts for unit in self._units.values()]
         return {
-            "calls": sum(c.calls for c in counts),
-            "plain_bytes": sum(c.plain_bytes for c in counts),
-            "sent_bytes": sum(c.sent_bytes for c in counts),
-            "codec_seconds": sum(c.codec_seconds for c in counts),
+            "calls": self.counts.calls,
+            "plain_bytes": self.counts.plain_bytes,
+            "sent_bytes": self.counts.sent_bytes,
+            "codec_seconds": self.counts.codec_seconds,
         }
 
     def residual_norm(self) -> float:
@@ -178,7 +178,7 @@ class _ReduceScatter(_Comm):
         self.pieces = pieces
         self.group = group
         self.step = 0
-        self.counts = _build.load_c10d().CompressionReport()
+        self._compressions: dict[int, Any] = {}  # of blocks of so many elements
         self._block = sum(piece.count for piece in pieces)
         self.residual = torch.zeros(group.size() * self._block) if feedback else None
 
@@ -196,22 +196,28 @@ class _ReduceScatter(_Comm):
                 output_tensor, input_tensor, op, group, async_op
             )
             return plain
-        native, ranks = _build.load_c10d(), group.size()
-        count = input_tensor.numel() // ranks
-        # Parameters without a gradient are left out, and then nothing lies where it used to.
-        whole = self.residual is not None and count == self._block
-        residuals = self.residual.split(count) if whole else [None] * ranks  # type: ignore[union-attr]
-        parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
-        work: dist.Work | None = native.compressed_reduce_scatter(
+        count = input_tensor.numel() // group.size()
+        work: dist.Work | None = _build.load_c10d().compressed_reduce_scatter(
             native_backend(group),
             input_tensor,
             output_tensor,
-            native.Compression(parts, self.counts),
+            self._compression(count),
             is_mean(op),
             unit_of(self.state.scaler),
             async_op=async_op,
         )
         return finished(work, async_op)
+
+    def _compression(self, count: int) -> Any:
+        if count not in self._compressions:
+            native, ranks = _build.load_c10d(), self.group.size()
+            residuals: Sequence[Tensor | None] = [None] * ranks
+            # Parameters without a gradient are left out, and then nothing lies where it used to.
+            if self.residual is not None and count == self._block:
+                residuals = self.residual.split(count)
+            parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
+            self._compressions[count] = native.Compression(parts, self.state.counts)
+        return self._compressions[count]
 
     def unpack(self) -> dict[str, Tensor]:
         """Copies of the residuals of whole parameters, by name."""
@@ -244,7 +250,7 @@ class _AllGather(_Comm):
     def __init__(self, codec: Codec, group: dist.ProcessGroup) -> None:
         self.codec = codec
         self.group = group
-        self.counts = _build.load_c10d().CompressionReport()
+        self._compressions: dict[int, Any] = {}  # of shards of so many elements
 
     def __call__(
         self,
@@ -258,18 +264,20 @@ class _AllGather(_Comm):
                 output_tensor, input_tensor, group, async_op
             )
             return plain
-        native, ranks = _build.load_c10d(), group.size()
-        mine = output_tensor.view(ranks, -1)[group.rank()]
+        mine = output_tensor.view(group.size(), -1)[group.rank()]
         if mine.data_ptr() != input_tensor.data_ptr():
             mine.copy_(input_tensor.view(-1))
-        parts = [native.Part(mine.numel(), self.codec.name)] * ranks
-        work: dist.Work | None = native.compressed_all_gather(
-            native_backend(group),
-            output_tensor,
-            native.Compression(parts, self.counts),
-            async_op=async_op,
+        work: dist.Work | None = _build.load_c10d().compressed_all_gather(
+            native_backend(group), output_tensor, self._compression(mine.numel()), async_op=async_op
         )
         return finished(work, async_op)
+
+    def _compression(self, count: int) -> Any:
+        if count not in self._compressions:
+            native = _build.load_c10d()
+            parts = [native.Part(count, self.codec.name)] * self.group.size()
+            self._compressions[count] = native.Compression(parts, native.CompressionReport())
+        return self._compressions[count]
 
 
 def is_sharded(model: nn.Module) -> bool:
