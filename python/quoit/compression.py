@@ -122,7 +122,6 @@ class CompressionState:
         self.start = start
         self.check_every = check_every
         self.group: dist.ProcessGroup = model.process_group
-        self.auto = codec if isinstance(codec, Auto) else None
         self.chosen: compression_auto.Chosen | None = None
         self._backend = native_backend(self.group)
         self._scaler = scaler
@@ -139,7 +138,7 @@ class CompressionState:
             if of is not None and (of.feedback if feedback is None else feedback):
                 self._kept[name] = keep(parameter, of)
         # Only then may a parameter take part that no rank uses, whose gradient DDP throws away.
-        self._unused = model.find_unused_parameters and not model.static_graph and self._kept
+        self._unused = bool(self._kept) and model.find_unused_parameters and not model.static_graph
         self._plans: dict[tuple[int, ...], _Plan] = {}
         self._counts = _build.load_c10d().CompressionReport()
         self._total = self._last = self._logged = StepReport()
@@ -269,24 +268,24 @@ class CompressionState:
             step, counts.calls, counts.plain_bytes, counts.sent_bytes, counts.codec_seconds
         )
         self._last, self._total = total.since(self._total), total
-        if self.auto is None or self.chosen is None or not self.auto.every:
+        chosen, since = self.chosen, self._logged.step
+        if chosen is None or chosen.codec is None or not chosen.every:
             return
-        steps = step - self._logged.step
-        if steps >= self.auto.every and self.group.rank() == 0 and self.chosen.codec is not None:
-            lately = total.since(self._logged)
+        if step - since < chosen.every:
+            return
+        lately, self._logged = total.since(self._logged), total
+        if self.group.rank() == 0:
             log.info(
                 "quoit.Auto: %s in steps %d to %d: sent %.1f MB instead of %.1f MB (%.2fx), which "
                 "spared about %.2f s of communication",
-                self.chosen.codec.name,
-                self._logged.step + 1,
+                chosen.codec.name,
+                since + 1,
                 step,
                 lately.sent_bytes * 1e-6,
                 lately.plain_bytes * 1e-6,
                 lately.ratio,
-                self.chosen.saved(self._gradient_bytes) * steps,
+                chosen.saved(self._gradient_bytes) * (step - since),
             )
-        if steps >= self.auto.every:
-            self._logged = total
 
 
 def compression_hook(state: CompressionState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
