@@ -291,7 +291,9 @@ class CompressionState:
 def compression_hook(state: CompressionState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """A communication hook of DDP::
 
-    ddp.register_comm_hook(quoit.CompressionState(ddp, quoit.Int8()), quoit.compression_hook)
+        ddp.register_comm_hook(quoit.CompressionState(ddp, quoit.Int8()), quoit.compression_hook)
+
+    Gives the mean of a bucket's gradients over the ranks.
     """
     return state.reduce(bucket)
 

@@ -1,9 +1,12 @@
 """Gradient compression for FSDP2: `fully_shard`'s reduce-scatter, and its all-gather, by a codec.
 
-for layer in model.layers:
-    fully_shard(layer)
-fully_shard(model)
-state = quoit.compress(model, quoit.Int8())
+    for layer in model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    state = quoit.compress(model, quoit.Int8())
+
+The work is one native call per module and direction (csrc/collective/compressed.h); here is how
+gradients lie in fully_shard's blocks, and what was lost of them.
 """
 
 from __future__ import annotations
@@ -214,7 +217,7 @@ class _ReduceScatter(_Comm):
             residuals: Sequence[Tensor | None] = [None] * ranks
             # Parameters without a gradient are left out, and then nothing lies where it used to.
             if self.residual is not None and count == self._block:
-                residuals = self.residual.split(count)
+                residuals = torch.split(self.residual, count)
             parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
             self._compressions[count] = native.Compression(parts, self.state.counts)
         return self._compressions[count]
