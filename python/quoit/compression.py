@@ -320,7 +320,7 @@ def compress(model: nn.Module, codec: Choice | Auto = _DEFAULT, **options: Any) 
         if state.chosen is None or state.chosen.codec is not None:
             model.register_comm_hook(state, compression_hook)
         return state
-    from quoit import compression_sharded  # torch before 2.10 has it elsewhere
+    from quoit import compression_sharded  # FSDP2 takes a while to import
 
     if compression_sharded.is_sharded(model):
         return compression_sharded.ShardedState(model, codec, **options)
