@@ -137,6 +137,11 @@ class CompressionState:
             of = self._codecs[name]
             if of is not None and (of.feedback if feedback is None else feedback):
                 self._kept[name] = keep(parameter, of)
+            elif isinstance(of, LowRank):
+                raise _core.UsageError(
+                    f"compression of '{name}' by LowRank with feedback=False: what it loses of one "
+                    "gradient must go into the next: leave feedback out, or choose another codec"
+                )
         # Only then may a parameter take part that no rank uses, whose gradient DDP throws away.
         self._unused = bool(self._kept) and model.find_unused_parameters and not model.static_graph
         self._plans: dict[tuple[int, ...], _Plan] = {}
