@@ -32,7 +32,8 @@ class Line:
     megabytes: float  # sent by a rank in a step
     curves: list[dict[int, float]]  # validation by step
     begun: float  # seconds before the first step
-    early: float  # seconds of a step before the codecs that begin late
+    warm_up: int  # steps before the codecs begin that begin late
+    early: float  # seconds of one of those
     target: float
     better: int
 
@@ -41,12 +42,9 @@ class Line:
         return [list(curve.values())[-1] for curve in self.curves]
 
     @property
-    def steps(self) -> list[int]:
+    def steps(self) -> list[float]:
         """To the target, of the seeds that reached it."""
-        reached = [
-            next((n for n, v in curve.items() if self.better * (v - self.target) >= 0), None)
-            for curve in self.curves
-        ]
+        reached = [steps_to(self.target, curve, self.better) for curve in self.curves]
         return [n for n in reached if n is not None]
 
     @property
@@ -54,7 +52,7 @@ class Line:
         """To the target, of the seeds that reached it."""
         late = self.step_ms / 1e3
         return [
-            self.begun + min(n, WARM_UP) * self.early + max(n - WARM_UP, 0) * late
+            self.begun + min(n, self.warm_up) * self.early + max(n - self.warm_up, 0) * late
             for n in self.steps
         ]
 
@@ -65,8 +63,21 @@ class Line:
         return statistics.mean(self.seconds) if whole else None
 
 
+def steps_to(target: float, curve: Mapping[int, float], better: int) -> float | None:
+    """Steps to the target, on straight lines between evaluations; None where it is not reached."""
+    before: tuple[int, float] | None = None
+    for step, value in curve.items():
+        if better * (value - target) >= 0:
+            if before is None:
+                return float(step)
+            share = (target - before[1]) / (value - before[1])
+            return before[0] + share * (step - before[0])
+        before = (step, value)
+    return None
+
+
 def lines(runs: Sequence[Run], model: str, rate: str) -> list[Line]:
-    found = []
+    found, warm_up = [], WARM_UP[model]
     for way in WAYS:
         at = [r for r in runs if (r.key.model, r.key.way, r.key.rate) == (model, way, rate)]
         if not at:
@@ -78,11 +89,12 @@ def lines(runs: Sequence[Run], model: str, rate: str) -> list[Line]:
             Line(
                 way,
                 at[0].chosen,
-                statistics.median([s for r in at for s in r.seconds[WARM_UP:]]) * 1e3,
-                statistics.median([b for r in at for b in r.sent[WARM_UP:]]) * 1e-6,
+                statistics.median([s for r in at for s in r.seconds[warm_up:]]) * 1e3,
+                statistics.median([b for r in at for b in r.sent[warm_up:]]) * 1e-6,
                 curves,
                 statistics.median([r.began for r in at]),
-                statistics.median([s for r in at for s in r.seconds[:WARM_UP]]),
+                warm_up,
+                statistics.median([s for r in at for s in r.seconds[:warm_up]]),
                 TARGET[model],
                 BETTER[model],
             )
@@ -125,6 +137,7 @@ def write(runs: Sequence[Run], about: str) -> None:
 
 def report(runs: Sequence[Run], about: str) -> str:
     models = list(dict.fromkeys(run.key.model for run in runs))
+    warm_ups = " and ".join(f"{WARM_UP[model]} ({model})" for model in models)
     said = [
         "# Training with compressed gradients",
         "",
@@ -134,11 +147,12 @@ def report(runs: Sequence[Run], about: str) -> str:
         f"- machine: {about}",
         "- seeds: every way was trained to the end with each seed at the first rate, because "
         "gradients do not depend on the links",
-        f"- step: the median time of one, of the slower rank, from step {WARM_UP + 1} on; at the "
+        f"- step: the median time of one, of the slower rank, after the warm-up; at the "
         f"other rates, of {TIMED_STEPS} steps with the first seed. Evaluation is not in it",
-        f"- top-k, low rank, sign and PowerSGD begin after {WARM_UP} steps of float32",
-        "- time to target: steps to the first evaluation that reaches it, times the step, and for "
-        "Auto what it measures first; the mean over the seeds, and from the least to the largest",
+        f"- top-k, low rank, sign and PowerSGD begin after a warm-up of float32: {warm_ups} steps",
+        "- time to target: steps until an evaluation reaches it (on a straight line from the one "
+        "before), times the step, and for Auto what it measures first; the mean over the "
+        "seeds, and from the least to the largest",
         "- auto and gloo have the gradients of what Auto chose, and of float32, bit for bit, and "
         f"were run for {TIMED_STEPS} steps",
         f"- {same_bits(runs)}",
@@ -342,12 +356,15 @@ def plot_times(runs: Sequence[Run]) -> None:
                 title=f"{NAMES[model]}, {rate}",
                 xlabel=f"seconds to a {WHAT[model]} of {TARGET[model]:g}",
             )
+    figure.suptitle(
+        "Time to the target; in brackets, how many times sooner than by bf16", fontsize=11
+    )
     figure.savefig(HERE / "plots" / "training_time.png", dpi=110)
 
 
 def draw_bars(axes: Axes, table: Sequence[Line]) -> None:
     bf16 = next((line.mean_seconds for line in table if line.way == "bf16"), None)
-    known = [line.mean_seconds for line in table if line.mean_seconds is not None]
+    longest = max((max(ln.seconds) for ln in table if ln.mean_seconds is not None), default=0.0)
     for place, line in enumerate(table):
         mean = line.mean_seconds
         if mean is None:
@@ -356,18 +373,20 @@ def draw_bars(axes: Axes, table: Sequence[Line]) -> None:
         spread = [[mean - min(line.seconds)], [max(line.seconds) - mean]]
         axes.barh(place, mean, color=color(line.way), alpha=0.85)
         axes.errorbar(mean, place, xerr=spread, color="black", capsize=2, lw=0.9)
-        faster = f", {bf16 / mean:.2f}x bf16" if bf16 and line.way != "bf16" else ""
-        axes.text(
-            max(line.seconds) + 0.015 * max(known),
-            place,
-            f" {mean:.1f} s{faster}",
+        sooner = f" ({bf16 / mean:.2f}x)" if bf16 else ""
+        axes.annotate(
+            f"{mean:.1f} s{sooner}",
+            (max(line.seconds), place),
+            textcoords="offset points",
+            xytext=(6, 0),
             va="center",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.85},
         )
     if bf16:
         axes.axvline(bf16, color="gray", lw=0.9, ls="--")
-    if known:
-        axes.set_xlim(0, 1.45 * max(known))
+    if longest:
+        axes.set_xlim(0, 1.35 * longest)
     axes.set_yticks(
         range(len(table)), [f"auto: {ln.chosen}" if ln.chosen else ln.way for ln in table]
     )

@@ -23,31 +23,34 @@ import quoit
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 RANKS = 2
-TIMED_STEPS = 50  # where only the time of a step is asked for
+STEPS = {"gpt": 300, "digits": 300}
+TIMED_STEPS = 60  # where only the time of a step is asked for
+WARM_UP = {"gpt": 30, "digits": 20}  # steps before the codecs begin that lose much
+EVALUATE_EVERY = {"gpt": 20, "digits": 5}
 BUCKET_MB = 1.0  # several of either model, as large models have
-WARM_UP = 20  # steps before the codecs begin that lose much
 
 
-def power_sgd(ddp: DistributedDataParallel, rank: int) -> powerSGD_hook.PowerSGDState:
+def power_sgd(ddp: DistributedDataParallel, rank: int, start: int) -> powerSGD_hook.PowerSGDState:
     state = powerSGD_hook.PowerSGDState(
-        None, matrix_approximation_rank=rank, start_powerSGD_iter=WARM_UP, min_compression_rate=2
+        None, matrix_approximation_rank=rank, start_powerSGD_iter=start, min_compression_rate=2
     )
     ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     return state
 
 
-WAYS: dict[str, Callable[[DistributedDataParallel], Any]] = {
-    "float32": lambda ddp: None,
-    "bf16": lambda ddp: quoit.compress(ddp, quoit.Bf16()),
-    "fp8": lambda ddp: quoit.compress(ddp, quoit.Fp8()),
-    "int8": lambda ddp: quoit.compress(ddp, quoit.Int8()),
-    "int4": lambda ddp: quoit.compress(ddp, quoit.Int4()),
-    "topk 1 %": lambda ddp: quoit.compress(ddp, quoit.TopK(0.01), start=WARM_UP),
-    "low rank 4": lambda ddp: quoit.compress(ddp, quoit.LowRank(4), start=WARM_UP),
-    "sign": lambda ddp: quoit.compress(ddp, quoit.Sign(), start=WARM_UP),
-    "auto": lambda ddp: quoit.compress(ddp, quoit.Auto(max_loss=0.1)),
-    "gloo": lambda ddp: None,
-    "gloo PowerSGD 4": lambda ddp: power_sgd(ddp, 4),
+# With when to begin, for those that lose much.
+WAYS: dict[str, Callable[[DistributedDataParallel, int], Any]] = {
+    "float32": lambda ddp, start: None,
+    "bf16": lambda ddp, start: quoit.compress(ddp, quoit.Bf16()),
+    "fp8": lambda ddp, start: quoit.compress(ddp, quoit.Fp8()),
+    "int8": lambda ddp, start: quoit.compress(ddp, quoit.Int8()),
+    "int4": lambda ddp, start: quoit.compress(ddp, quoit.Int4()),
+    "topk 1 %": lambda ddp, start: quoit.compress(ddp, quoit.TopK(0.01), start=start),
+    "low rank 4": lambda ddp, start: quoit.compress(ddp, quoit.LowRank(4), start=start),
+    "sign": lambda ddp, start: quoit.compress(ddp, quoit.Sign(), start=start),
+    "auto": lambda ddp, start: quoit.compress(ddp, quoit.Auto(max_loss=0.1)),
+    "gloo": lambda ddp, start: None,
+    "gloo PowerSGD 4": lambda ddp, start: power_sgd(ddp, 4, start),
 }
 
 
@@ -215,8 +218,6 @@ def digits(_: Path) -> Task:
 
 
 TASKS: dict[str, Callable[[Path], Task]] = {"gpt": gpt, "digits": digits}
-STEPS = {"gpt": 400, "digits": 250}
-EVALUATE_EVERY = {"gpt": 20, "digits": 5}
 
 
 # ---- One rank.
@@ -231,7 +232,7 @@ def train(key: Key, data: Path) -> Run:
     bucket = 1000.0 if key.way == "gloo PowerSGD 4" else BUCKET_MB
     ddp = DistributedDataParallel(model, bucket_cap_mb=bucket)
     begun = time.perf_counter()
-    state = WAYS[key.way](ddp)
+    state = WAYS[key.way](ddp, WARM_UP[key.model])
     began = time.perf_counter() - begun
     optimizer, schedule = task.optimizer(model, STEPS[key.model])
     generator = torch.Generator().manual_seed(1000 + key.seed)
