@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from conftest import Outcome
-from worlds import World
+from worlds import World, played
 
 with warnings.catch_warnings():  # torch's own, about torch.jit
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -21,16 +21,7 @@ SLOW_WORLDS = [
     World("openmpi", "ab"),
 ]
 
-PLAYED = [
-    pytest.param(
-        world,
-        f"torch_compression_cases.{name}",
-        id=f"{world}-{name}",
-        marks=[pytest.mark.slow] if world in SLOW_WORLDS else [],
-    )
-    for world in (*WORLDS, *SLOW_WORLDS)
-    for name in torch_compression_cases.CASES
-]
+PLAYED = played(torch_compression_cases, WORLDS, SLOW_WORLDS)
 
 
 @pytest.mark.parametrize(("world", "case"), PLAYED)

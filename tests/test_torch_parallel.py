@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from conftest import Outcome
-from worlds import World
+from worlds import World, played
 
 with warnings.catch_warnings():  # torch's own, about torch.jit
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -22,17 +22,7 @@ SLOW_WORLDS = [
 ]
 SLOW_CASES = {"compiled_by_inductor"}  # runs a C++ compiler
 
-
-PLAYED = [
-    pytest.param(
-        world,
-        f"torch_parallel_cases.{name}",
-        id=f"{world}-{name}",
-        marks=[pytest.mark.slow] if world in SLOW_WORLDS or name in SLOW_CASES else [],
-    )
-    for world in (*WORLDS, *SLOW_WORLDS)
-    for name in torch_parallel_cases.CASES
-]
+PLAYED = played(torch_parallel_cases, WORLDS, SLOW_WORLDS, SLOW_CASES)
 
 
 @pytest.mark.parametrize(("world", "case"), PLAYED)

@@ -153,6 +153,8 @@ def feedback_is_what_the_codec_advises(pg: Any) -> None:
         assert len(state.state_dict()["parameters"]) == kept
     state = quoit.CompressionState(_ddp(pg), quoit.Int4(), feedback=False)
     assert not state.state_dict()["parameters"]
+    with pytest.raises(quoit.UsageError, match=r"'parts\.conv' by LowRank with feedback=False"):
+        quoit.CompressionState(_ddp(pg), quoit.LowRank(), feedback=False)
 
 
 @case

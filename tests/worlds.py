@@ -17,9 +17,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -28,6 +30,9 @@ import stage
 from quoit import Communicator
 from quoit.cluster import Cluster
 from quoit.launch import without_launcher
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
 
 _STAGE = str(Path(stage.__file__))
 _CLUSTER = str(Path(__file__).with_name("cluster_launch.py"))
@@ -74,6 +79,25 @@ class World:
 
 
 NEEDS_CLUSTER = pytest.mark.skipif(bool(Cluster.missing()), reason=Cluster.missing())
+
+
+def played(
+    module: ModuleType,
+    worlds: Sequence[World],
+    slow_worlds: Sequence[World] = (),
+    slow_cases: Collection[str] = (),
+) -> list[ParameterSet]:
+    """Parameters of a test, (world, "MODULE.CASE"): all module.CASES in all worlds."""
+    return [
+        pytest.param(
+            world,
+            f"{module.__name__}.{name}",
+            id=f"{world}-{name}",
+            marks=[pytest.mark.slow] if world in slow_worlds or name in slow_cases else [],
+        )
+        for world in (*worlds, *slow_worlds)
+        for name in module.CASES
+    ]
 
 
 def run_threads(world: World, case: Callable[[Communicator], None]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -155,6 +157,19 @@ class Auto:
     max_loss: float = 1e-3
     gain: float = 0.1
     every: int = 100
+
+
+# One for all names, or by patterns of names (as in a shell); None: as it is.
+Choice = Codec | Mapping[str, Codec | None] | None
+
+
+def patterns_of(choice: Choice) -> dict[str, Codec | None]:
+    return dict(choice) if isinstance(choice, Mapping) else {"*": choice}
+
+
+def first_match(patterns: Mapping[str, Codec | None], name: str) -> Codec | None:
+    """The codec of the first pattern that the name matches."""
+    return next((codec for p, codec in patterns.items() if fnmatch.fnmatchcase(name, p)), None)
 
 
 def of_one_tensor(codec: Codec) -> str:

@@ -21,9 +21,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from quoit import _build, _core, compression_auto
-from quoit.codecs import Auto, Codec, Int8, LowRank
+from quoit.codecs import Auto, Choice, Codec, Int8, LowRank, first_match, patterns_of
 from quoit.compression_calls import DTYPES, native_backend
-from quoit.compression_state import Kept, check, keep, matrix_shape, restore, summed
+from quoit.compression_state import (
+    Kept,
+    check,
+    keep,
+    matrix_shape,
+    norm_of,
+    restore,
+    summed,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import GradBucket
@@ -34,7 +43,6 @@ log = logging.getLogger("quoit")
 # are few, and sensitive.
 SMALL = 4096
 
-Choice = Codec | Mapping[str, Codec | None] | None
 _DEFAULT = Int8()
 
 
@@ -114,7 +122,6 @@ class CompressionState:
         self.start = start
         self.check_every = check_every
         self.group: dist.ProcessGroup = model.process_group
-        self.auto = codec if isinstance(codec, Auto) else None
         self.chosen: compression_auto.Chosen | None = None
         self._backend = native_backend(self.group)
         self._scaler = scaler
@@ -130,8 +137,13 @@ class CompressionState:
             of = self._codecs[name]
             if of is not None and (of.feedback if feedback is None else feedback):
                 self._kept[name] = keep(parameter, of)
+            elif isinstance(of, LowRank):
+                raise _core.UsageError(
+                    f"compression of '{name}' by LowRank with feedback=False: what it loses of one "
+                    "gradient must go into the next: leave feedback out, or choose another codec"
+                )
         # Only then may a parameter take part that no rank uses, whose gradient DDP throws away.
-        self._unused = model.find_unused_parameters and not model.static_graph and self._kept
+        self._unused = bool(self._kept) and model.find_unused_parameters and not model.static_graph
         self._plans: dict[tuple[int, ...], _Plan] = {}
         self._counts = _build.load_c10d().CompressionReport()
         self._total = self._last = self._logged = StepReport()
@@ -150,8 +162,7 @@ class CompressionState:
 
         Reads all residuals. Between steps only.
         """
-        squares = [float(kept.residual.double().square().sum()) for kept in self._kept.values()]
-        return float(sum(squares) ** 0.5)
+        return norm_of(kept.residual for kept in self._kept.values())
 
     # ---- Checkpoints.
 
@@ -205,7 +216,7 @@ class CompressionState:
         fingerprint = None
         if self.check_every and (self.step + 1) % self.check_every == 0:
             fingerprint = native.fingerprint([p.detach() for p in bucket.parameters()])
-        unit = 1.0 if self._scaler is None else self._scaler.get_scale()
+        unit = unit_of(self._scaler)
         work = native.compressed_all_reduce(
             self._backend, buffer, plan.native, True, unit, 0, fingerprint, True
         )
@@ -262,30 +273,32 @@ class CompressionState:
             step, counts.calls, counts.plain_bytes, counts.sent_bytes, counts.codec_seconds
         )
         self._last, self._total = total.since(self._total), total
-        if self.auto is None or self.chosen is None or not self.auto.every:
+        chosen, since = self.chosen, self._logged.step
+        if chosen is None or chosen.codec is None or not chosen.every:
             return
-        steps = step - self._logged.step
-        if steps >= self.auto.every and self.group.rank() == 0 and self.chosen.codec is not None:
-            lately = total.since(self._logged)
+        if step - since < chosen.every:
+            return
+        lately, self._logged = total.since(self._logged), total
+        if self.group.rank() == 0:
             log.info(
                 "quoit.Auto: %s in steps %d to %d: sent %.1f MB instead of %.1f MB (%.2fx), which "
                 "spared about %.2f s of communication",
-                self.chosen.codec.name,
-                self._logged.step + 1,
+                chosen.codec.name,
+                since + 1,
                 step,
                 lately.sent_bytes * 1e-6,
                 lately.plain_bytes * 1e-6,
                 lately.ratio,
-                self.chosen.saved(self._gradient_bytes) * steps,
+                chosen.saved(self._gradient_bytes) * (step - since),
             )
-        if steps >= self.auto.every:
-            self._logged = total
 
 
 def compression_hook(state: CompressionState, bucket: GradBucket) -> torch.futures.Future[Tensor]:
     """A communication hook of DDP::
 
-    ddp.register_comm_hook(quoit.CompressionState(ddp, quoit.Int8()), quoit.compression_hook)
+        ddp.register_comm_hook(quoit.CompressionState(ddp, quoit.Int8()), quoit.compression_hook)
+
+    Gives the mean of a bucket's gradients over the ranks.
     """
     return state.reduce(bucket)
 
@@ -312,7 +325,7 @@ def compress(model: nn.Module, codec: Choice | Auto = _DEFAULT, **options: Any) 
         if state.chosen is None or state.chosen.codec is not None:
             model.register_comm_hook(state, compression_hook)
         return state
-    from quoit import compression_sharded  # torch before 2.10 has it elsewhere
+    from quoit import compression_sharded  # FSDP2 takes a while to import
 
     if compression_sharded.is_sharded(model):
         return compression_sharded.ShardedState(model, codec, **options)
@@ -329,7 +342,7 @@ def choose(
     min_elements: int,
 ) -> dict[str, Codec | None]:
     """The codec of each parameter by name. Raises UsageError for patterns that match nothing."""
-    patterns = dict(codec) if isinstance(codec, Mapping) else {"*": codec}
+    patterns = patterns_of(codec)
     names = [name for name, _ in parameters]
     for pattern in (*patterns, *exclude):
         if pattern != "*" and not fnmatch.filter(names, pattern):
@@ -345,7 +358,7 @@ def choose(
             return None
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in exclude):
             return None
-        first = next((c for p, c in patterns.items() if fnmatch.fnmatchcase(name, p)), None)
+        first = first_match(patterns, name)
         if isinstance(first, LowRank) and not pays(first, parameter):
             return None
         return first

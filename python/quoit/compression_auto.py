@@ -32,6 +32,7 @@ class Chosen:
     nbytes: int
     plain_seconds: float  # of an all_reduce of so many bytes
     codec_seconds: float  # the same with the codec; without one, of the best that is allowed
+    every: int  # steps between reports to the log
 
     def saved(self, nbytes: int) -> float:
         """Seconds of communication that the codec saves on so many bytes of gradients."""
@@ -51,7 +52,8 @@ def choose(auto: Auto, group: dist.ProcessGroup, gradient_bytes: int) -> Chosen:
     best = min(range(len(codecs)), key=lambda i: times[i], default=None)
     fastest = plain if best is None else times[best]
     pays = best is not None and fastest <= (1 - auto.gain) * plain
-    chosen = Chosen(codecs[best] if best is not None and pays else None, nbytes, plain, fastest)
+    codec = codecs[best] if best is not None and pays else None
+    chosen = Chosen(codec, nbytes, plain, fastest, auto.every)
     if group.rank() == 0:
         told = ", ".join(
             f"{name} {seconds * 1e3:.2f} ms"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quoit import _build, _core
 from quoit.codecs import Codec, of_one_tensor
-from quoit.torch_calls import backend_of
+from quoit.torch_calls import backend_of, or_default
 
 # What codecs know. Everything else travels as it is.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -47,6 +47,11 @@ def all_reduce(
         is_mean(op),
         async_op=async_op,
     )
+    return finished(work, async_op)
+
+
+def finished(work: dist.Work | None, async_op: bool) -> dist.Work | None:
+    """What torch's collectives return: the work if it goes on, and None once it is over."""
     if work is None or async_op:
         return work
     work.wait()
@@ -66,7 +71,7 @@ def is_mean(op: Any) -> bool:
 
 def native_backend(group: dist.ProcessGroup | None) -> Any:
     """The backend of a group, which must be quoit's."""
-    pg = dist.distributed_c10d._get_default_group() if group is None else group
+    pg = or_default(group)
     backend = backend_of(pg, "cpu")
     if backend is None:
         raise _core.UsageError(

@@ -1,14 +1,16 @@
 """Gradient compression for FSDP2: `fully_shard`'s reduce-scatter, and its all-gather, by a codec.
 
-for layer in model.layers:
-    fully_shard(layer)
-fully_shard(model)
-state = quoit.compress(model, quoit.Int8())
+    for layer in model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    state = quoit.compress(model, quoit.Int8())
+
+The work is one native call per module and direction (csrc/collective/compressed.h); here is how
+gradients lie in fully_shard's blocks, and what was lost of them.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +23,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 from quoit import _build, _core, compression_auto
-from quoit.codecs import Auto, Codec, LowRank
-from quoit.compression_calls import DTYPES, is_mean, native_backend
-from quoit.compression_state import Kept, check, restore, summed
+from quoit.codecs import Auto, Choice, Codec, LowRank, first_match, patterns_of
+from quoit.compression_calls import DTYPES, finished, is_mean, native_backend
+from quoit.compression_state import Kept, check, norm_of, restore, summed, unit_of
+from quoit.torch_calls import or_default
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class ShardedState:
     def __init__(
         self,
         model: nn.Module,
-        codec: Codec | Mapping[str, Codec | None] | Auto | None,
+        codec: Choice | Auto,
         *,
         parameters: Codec | None = None,
         start: int = 0,
@@ -67,19 +70,20 @@ class ShardedState:
     ) -> None:
         self.start = start
         self.scaler = scaler
+        self.counts = _build.load_c10d().CompressionReport()
         self._units: dict[str, _ReduceScatter] = {}
         self.chosen: compression_auto.Chosen | None = None
         if isinstance(codec, Auto):
             largest = max(p.numel() * p.element_size() for p in model.parameters())
-            group = dist.distributed_c10d._get_default_group()
+            group = or_default(None)
             self.chosen = compression_auto.choose(codec, group, largest)
             codec = self.chosen.codec
-        patterns = dict(codec) if isinstance(codec, Mapping) else {"*": codec}
+        patterns = patterns_of(codec)
         for name, module in model.named_modules():
             if not isinstance(module, FSDPModule):
                 continue
             assert isinstance(module, nn.Module)
-            of = next((c for p, c in patterns.items() if fnmatch.fnmatchcase(name, p)), None)
+            of = first_match(patterns, name)
             if of is None and parameters is None:
                 continue
             pieces, group = _pieces(name, module)
@@ -107,22 +111,17 @@ class ShardedState:
 
     def report(self) -> Mapping[str, int | float]:
         """Bytes and seconds of this rank since the beginning, gradients only."""
-        counts = [unit.counts for unit in self._units.values()]
         return {
-            "calls": sum(c.calls for c in counts),
-            "plain_bytes": sum(c.plain_bytes for c in counts),
-            "sent_bytes": sum(c.sent_bytes for c in counts),
-            "codec_seconds": sum(c.codec_seconds for c in counts),
+            "calls": self.counts.calls,
+            "plain_bytes": self.counts.plain_bytes,
+            "sent_bytes": self.counts.sent_bytes,
+            "codec_seconds": self.counts.codec_seconds,
         }
 
     def residual_norm(self) -> float:
         """The 2-norm of all that this rank lost and has not sent, as if the loss were unscaled."""
-        squares = [
-            float(unit.residual.double().square().sum())
-            for unit in self._units.values()
-            if unit.residual is not None
-        ]
-        return math.sqrt(sum(squares))
+        residuals = (unit.residual for unit in self._units.values())
+        return norm_of(residual for residual in residuals if residual is not None)
 
     def state_dict(self) -> dict[str, Any]:
         """Residuals by parameter name, whole and summed over the ranks; all ranks call this."""
@@ -182,7 +181,7 @@ class _ReduceScatter(_Comm):
         self.pieces = pieces
         self.group = group
         self.step = 0
-        self.counts = _build.load_c10d().CompressionReport()
+        self._compressions: dict[int, Any] = {}  # of blocks of so many elements
         self._block = sum(piece.count for piece in pieces)
         self.residual = torch.zeros(group.size() * self._block) if feedback else None
 
@@ -200,26 +199,28 @@ class _ReduceScatter(_Comm):
                 output_tensor, input_tensor, op, group, async_op
             )
             return plain
-        native, ranks = _build.load_c10d(), group.size()
-        count = input_tensor.numel() // ranks
-        # Parameters without a gradient are left out, and then nothing lies where it used to.
-        whole = self.residual is not None and count == self._block
-        residuals = self.residual.split(count) if whole else [None] * ranks  # type: ignore[union-attr]
-        parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
-        unit = 1.0 if self.state.scaler is None else self.state.scaler.get_scale()
-        work: dist.Work | None = native.compressed_reduce_scatter(
+        count = input_tensor.numel() // group.size()
+        work: dist.Work | None = _build.load_c10d().compressed_reduce_scatter(
             native_backend(group),
             input_tensor,
             output_tensor,
-            native.Compression(parts, self.counts),
+            self._compression(count),
             is_mean(op),
-            unit,
+            unit_of(self.state.scaler),
             async_op=async_op,
         )
-        if work is not None and not async_op:
-            work.wait()
-            return None
-        return work
+        return finished(work, async_op)
+
+    def _compression(self, count: int) -> Any:
+        if count not in self._compressions:
+            native, ranks = _build.load_c10d(), self.group.size()
+            residuals: Sequence[Tensor | None] = [None] * ranks
+            # Parameters without a gradient are left out, and then nothing lies where it used to.
+            if self.residual is not None and count == self._block:
+                residuals = torch.split(self.residual, count)
+            parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
+            self._compressions[count] = native.Compression(parts, self.state.counts)
+        return self._compressions[count]
 
     def unpack(self) -> dict[str, Tensor]:
         """Copies of the residuals of whole parameters, by name."""
@@ -252,7 +253,7 @@ class _AllGather(_Comm):
     def __init__(self, codec: Codec, group: dist.ProcessGroup) -> None:
         self.codec = codec
         self.group = group
-        self.counts = _build.load_c10d().CompressionReport()
+        self._compressions: dict[int, Any] = {}  # of shards of so many elements
 
     def __call__(
         self,
@@ -266,21 +267,20 @@ class _AllGather(_Comm):
                 output_tensor, input_tensor, group, async_op
             )
             return plain
-        native, ranks = _build.load_c10d(), group.size()
-        mine = output_tensor.view(ranks, -1)[group.rank()]
+        mine = output_tensor.view(group.size(), -1)[group.rank()]
         if mine.data_ptr() != input_tensor.data_ptr():
             mine.copy_(input_tensor.view(-1))
-        parts = [native.Part(mine.numel(), self.codec.name)] * ranks
-        work: dist.Work | None = native.compressed_all_gather(
-            native_backend(group),
-            output_tensor,
-            native.Compression(parts, self.counts),
-            async_op=async_op,
+        work: dist.Work | None = _build.load_c10d().compressed_all_gather(
+            native_backend(group), output_tensor, self._compression(mine.numel()), async_op=async_op
         )
-        if work is not None and not async_op:
-            work.wait()
-            return None
-        return work
+        return finished(work, async_op)
+
+    def _compression(self, count: int) -> Any:
+        if count not in self._compressions:
+            native = _build.load_c10d()
+            parts = [native.Part(count, self.codec.name)] * self.group.size()
+            self._compressions[count] = native.Compression(parts, native.CompressionReport())
+        return self._compressions[count]
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -316,4 +316,4 @@ def _pieces(name: str, module: nn.Module) -> tuple[list[_Piece], dist.ProcessGro
         rows = -(-shape[0] // group.size())
         pieces.append(_Piece(full, shape, begin, rows * math.prod(shape[1:])))
         begin += pieces[-1].count
-    return pieces, group if group is not None else dist.distributed_c10d._get_default_group()
+    return pieces, or_default(group)

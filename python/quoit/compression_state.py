@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,16 @@ def keep(parameter: Tensor, codec: Codec) -> Kept:
     rows, columns = matrix_shape(parameter)
     p, q = torch.zeros(codec.rank * rows), torch.zeros(codec.rank * columns)
     return Kept(residual, LowRankBases(rows, columns, p, q, torch.zeros(1, dtype=torch.int64)))
+
+
+def norm_of(residuals: Iterable[Tensor]) -> float:
+    """The 2-norm of all of them together."""
+    return math.sqrt(sum(float(residual.double().square().sum()) for residual in residuals))
+
+
+def unit_of(scaler: torch.amp.GradScaler | None) -> float:
+    """What gradients are multiples of, and residuals are kept without."""
+    return 1.0 if scaler is None else scaler.get_scale()
 
 
 def matrix_shape(parameter: Tensor) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def _monitored_barrier(original: Callable[..., None]) -> Callable[..., None]:
         timeout: timedelta | float | None = None,
         wait_all_ranks: bool = False,
     ) -> None:
-        pg = _default(group)
+        pg = or_default(group)
         if backend_of(pg, "cpu") is None:
             original(group, timeout, wait_all_ranks)
             return
@@ -79,7 +79,7 @@ def _monitored_barrier(original: Callable[..., None]) -> Callable[..., None]:
 
 def _set_pg_timeout(original: Callable[..., None]) -> Callable[..., None]:
     def _set_pg_timeout(timeout: timedelta, group: Group = None) -> None:
-        pg = _default(group)
+        pg = or_default(group)
         ours = backend_of(pg, "cpu")
         if ours is not None:
             ours.set_timeout(timeout)
@@ -98,7 +98,7 @@ def _split_group(original: Callable[..., Any]) -> Callable[..., Any]:
         group_desc: str | None = None,
         **more: Any,
     ) -> dist.ProcessGroup | None:
-        parent = _default(parent_pg)
+        parent = or_default(parent_pg)
         if not _all_ours(parent):
             split: dist.ProcessGroup | None = original(
                 parent_pg, split_ranks, timeout, pg_options, group_desc, **more
@@ -236,7 +236,8 @@ def _in_order(hook: Callable[..., Any]) -> Callable[..., Any]:
     return in_order
 
 
-def _default(group: Group) -> Any:
+def or_default(group: Group) -> Any:
+    """The group, or for None the default one."""
     c10d = importlib.import_module("torch.distributed.distributed_c10d")
     return c10d._get_default_group() if group is None else group
 

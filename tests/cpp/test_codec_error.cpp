@@ -9,13 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "compress/codec.h"
 
 using namespace quoit;
 
 namespace {
-
-int failures = 0;
 
 constexpr std::size_t kElements = 1 << 18;
 constexpr std::array<std::size_t, 3> kRanks{4, 8, 16};
@@ -126,7 +125,7 @@ void check(const char* what, const Expectations& all, std::size_t samples, doubl
       const double expected = all[c].error[k];
       const double off = error / expected - 1;
       const bool good = std::fabs(off) <= tolerance;
-      failures += good ? 0 : 1;
+      quoit::test::failures += good ? 0 : 1;
       std::printf("%s%s of %zu ranks, %s: %.3e, %+.1f %% of %.3e\n",
                   good ? "" : "FAILED: ", all[c].codec.c_str(), kRanks[k], what, error, 100 * off,
                   expected);
@@ -139,6 +138,5 @@ void check(const char* what, const Expectations& all, std::size_t samples, doubl
 int main() {
   check("Gaussian", kGaussian, 1, 0.05, gaussian);
   check("heavy-tailed", kHeavyTailed, 7, 0.075, heavy_tailed);
-  std::printf("%s: %d failures\n", failures == 0 ? "ok" : "FAILED", failures);
-  return failures == 0 ? 0 : 1;
+  return quoit::test::verdict();
 }

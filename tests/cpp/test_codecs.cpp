@@ -4,12 +4,12 @@
 #include <array>
 #include <cfloat>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "codec_reference.h"
 #include "compress/codec.h"
 #include "kernels/quantize.h"
@@ -17,18 +17,6 @@
 using namespace quoit;
 
 namespace {
-
-int failures = 0;
-
-void fail(const std::string& what) {
-  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
-
-// EXPECT(condition, parts of a message...): the message is put together only when it is needed.
-#define EXPECT(condition, ...)                 \
-  do {                                         \
-    if (!(condition)) fail(text(__VA_ARGS__)); \
-  } while (false)
 
 const std::array<std::string, 9> kNames{"bf16",
                                         "bf16(stochastic)",
@@ -507,6 +495,5 @@ int main() {
   test_ties();
   test_topk_contracts();
   test_names();
-  std::printf("%s: %d failures\n", failures == 0 ? "ok" : "FAILED", failures);
-  return failures == 0 ? 0 : 1;
+  return quoit::test::verdict();
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "kernels/cast.h"
 #include "kernels/reduce.h"
 #include "reduce_reference.h"
@@ -15,18 +16,6 @@
 using namespace quoit;
 
 namespace {
-
-int failures = 0;
-
-void fail(const std::string& what) {
-  if (++failures <= 20) std::printf("FAILED: %s\n", what.c_str());
-}
-
-// EXPECT(condition, parts of a message...): the message is put together only when it is needed.
-#define EXPECT(condition, ...)                 \
-  do {                                         \
-    if (!(condition)) fail(text(__VA_ARGS__)); \
-  } while (false)
 
 template <class E, class F>
 void expect_throws(F&& call, const std::string& what, const std::string& part) {
@@ -338,6 +327,5 @@ int main() {
   test_all_reductions();
   test_errors();
   test_isas();
-  std::printf("%s: %d failures\n", failures == 0 ? "ok" : "FAILED", failures);
-  return failures == 0 ? 0 : 1;
+  return quoit::test::verdict();
 }

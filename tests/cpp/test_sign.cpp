@@ -3,27 +3,19 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "checks.h"
 #include "compress/codec.h"
 #include "reduce_reference.h"
 
 using namespace quoit;
 
 namespace {
-
-int failures = 0;
-
-#define EXPECT(condition, ...)                                             \
-  do {                                                                     \
-    if (!(condition) && ++failures <= 20)                                  \
-      std::printf("FAILED: %s\n", std::string(text(__VA_ARGS__)).c_str()); \
-  } while (false)
 
 constexpr std::array<std::size_t, 12> kCounts{1,   2,   31,   32,   33,   255,
                                               256, 257, 1000, 4063, 4095, 4096};
@@ -247,6 +239,5 @@ int main() {
     for (const std::size_t count : kCounts) test_votes(ranks, count, count % 2 ? ranks : 1, count);
   }
   test_ties();
-  std::printf("%s: %d failures\n", failures == 0 ? "ok" : "FAILED", failures);
-  return failures == 0 ? 0 : 1;
+  return quoit::test::verdict();
 }

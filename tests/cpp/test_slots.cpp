@@ -1,23 +1,14 @@
 // Copies, plain and streaming, at every alignment; and the choice between them, on a made-up
 // machine whose speed the test sets. Prints what failed; returns non-zero then.
-#include <cstdio>
 #include <vector>
 
+#include "checks.h"
 #include "core/copy.h"
-#include "core/error.h"
 #include "transport/slot_writer.h"
 
 using namespace quoit;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool holds, const std::string& what) {
-  if (holds) return;
-  ++failures;
-  std::printf("FAILED: %s\n", what.c_str());
-}
 
 void copies_are_exact() {
   constexpr std::size_t kRoom = 20000;
@@ -34,7 +25,7 @@ void copies_are_exact() {
             const bool inside = i >= into && i < into + bytes;
             exact = exact && to[i] == (inside ? from[i - into + shift] : std::byte{0xee});
           }
-          expect(exact, text("a copy of ", bytes, " bytes from +", shift, " to +", into));
+          EXPECT(exact, "a copy of ", bytes, " bytes from +", shift, " to +", into);
         }
       }
     }
@@ -70,18 +61,18 @@ void the_faster_way_is_found() {
   for (const std::size_t bytes : {std::size_t{1} << 20, std::size_t{64} << 20}) {
     SlotWriter writer;
     share_streamed(writer, kNear, bytes, 20);
-    expect(share_streamed(writer, kNear, bytes, 512) < 0.05, "near caches: plain");
+    EXPECT(share_streamed(writer, kNear, bytes, 512) < 0.05, "near caches: plain");
     share_streamed(writer, kFar, bytes, 20);  // the ranks moved apart
-    expect(share_streamed(writer, kFar, bytes, 512) > 0.95, "far caches: streaming");
+    EXPECT(share_streamed(writer, kFar, bytes, 512) > 0.95, "far caches: streaming");
     share_streamed(writer, kNear, bytes, 200);  // and back: found by the next probe
-    expect(share_streamed(writer, kNear, bytes, 512) < 0.05, "near again: plain");
+    EXPECT(share_streamed(writer, kNear, bytes, 512) < 0.05, "near again: plain");
   }
 }
 
 void small_calls_stay_in_cache() {
   SlotWriter writer;
   share_streamed(writer, {3e-4, 1e-4}, std::size_t{64} << 20, 4);
-  expect(share_streamed(writer, {3e-4, 1e-4}, 256 * 1024, 64) == 0, "small calls are plain");
+  EXPECT(share_streamed(writer, {3e-4, 1e-4}, 256 * 1024, 64) == 0, "small calls are plain");
 }
 
 }  // namespace
@@ -90,6 +81,5 @@ int main() {
   copies_are_exact();
   the_faster_way_is_found();
   small_calls_stay_in_cache();
-  std::printf(failures == 0 ? "ok\n" : "%d failures\n", failures);
-  return failures != 0;
+  return quoit::test::verdict();
 }
