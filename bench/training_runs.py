@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 RANKS = 2
 STEPS = {"gpt": 300, "digits": 300}
-TIMED_STEPS = 60  # where only the time of a step is asked for
-WARM_UP = {"gpt": 30, "digits": 20}  # steps before the codecs begin that lose much
+TIMED_STEPS = 70  # where only the time of a step is asked for
+WARM_UP = {"gpt": 40, "digits": 20}  # steps before the codecs begin that lose much
 EVALUATE_EVERY = {"gpt": 20, "digits": 5}
 BUCKET_MB = 1.0  # several of either model, as large models have
 
