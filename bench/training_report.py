@@ -293,7 +293,7 @@ def sooner_cell(table: Mapping[str, Line], way: str) -> str:
 
 
 def color(way: str) -> str:
-    return dict(zip(WAYS, [*(f"C{i}" for i in range(10)), "black"], strict=True))[way]
+    return dict(zip(WAYS, [*(f"C{i}" for i in range(10)), "navy", "black"], strict=True))[way]
 
 
 def plot_bytes(runs: Sequence[Run]) -> None:
