@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 MARKS = ("<!-- bench/training.py: begin -->", "<!-- bench/training.py: end -->")
 NAMES = {"gpt": "GPT on the standard library", "digits": "convolutional net on digits"}
-# What training has to reach, and the names of what that is.
+# What training has to reach: float32 does in less than half of the steps, and ends at about 3.3 and
+# 0.993. And the names of what that is.
 TARGET = {"gpt": 3.6, "digits": 0.98}
 WHAT = {"gpt": "validation loss", "digits": "validation accuracy"}
 BETTER = {"gpt": -1, "digits": 1}
@@ -292,7 +293,7 @@ def sooner_cell(table: Mapping[str, Line], way: str) -> str:
 
 
 def color(way: str) -> str:
-    return dict(zip(WAYS, [*(f"C{i}" for i in range(10)), "black"], strict=True))[way]
+    return dict(zip(WAYS, [*(f"C{i}" for i in range(10)), "navy", "black"], strict=True))[way]
 
 
 def plot_bytes(runs: Sequence[Run]) -> None:
