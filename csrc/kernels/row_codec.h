@@ -264,14 +264,15 @@ struct Settle {
       Held p;
       own_part<Fours>(args, tile, row, lane, p);
       store_row<Fours>(p, tile.data, tile.dtype, row, lane);
-      const std::uint32_t skip = not_finite(p);
+      Held kept = p;
       QUOIT_UNROLL
       for (unsigned i = 0; i < kHeld; ++i) {
-        float kept = p.at[i];
-        if (tile.dtype == DType::BFloat16) kept = AsBrain::widen(AsBrain::narrow(kept));
-        if (tile.dtype == DType::Float16) kept = AsHalf::widen(AsHalf::narrow(kept));
-        p.at[i] = lost(p.at[i], kept, args.per_unit);
+        float& x = kept.at[i];
+        if (tile.dtype == DType::BFloat16) x = AsBrain::widen(AsBrain::narrow(x));
+        if (tile.dtype == DType::Float16) x = AsHalf::widen(AsHalf::narrow(x));
+        p.at[i] = lost(p.at[i], x, args.per_unit);
       }
+      const std::uint32_t skip = not_finite(kept);  // which narrowing may have made it
       store_residual<Fours>(p, skip, tile, row, lane);
     });
   }
