@@ -13,6 +13,7 @@ TileLaunches int4_launches();
 TileLaunches int4_hadamard_launches();
 TileLaunches sign_launches();
 TileLaunches sign_vote_launches();
+TileLaunches topk_launches();
 void launch_settle(const TileArgs& args, const Launch& launch);
 
 // Each adds its dtypes.

@@ -1,11 +1,14 @@
 #pragma once
 // The kernels of kernels/cuda.h, run by the host: thread blocks, warps and threads one after the
 // other.
+#include <memory>
+
 #include "device_plain.h"
 
 #include "kernels/copy_parts.h"
 #include "kernels/cuda.h"
 #include "kernels/reduce_packs.h"
+#include "kernels/team_topk.h"
 
 namespace quoit::test {
 
@@ -19,6 +22,12 @@ void run_tiles(const cuda::TileArgs& args, const cuda::Launch&) {
 template <class Sum>
 constexpr cuda::TileLaunches kTiles{run_tiles<Encode<Sum>>, run_tiles<SumUp<Sum>>,
                                     run_tiles<Merge<Sum>>};
+
+template <class Step>
+void run_topk_tiles(const cuda::TileArgs& args, const cuda::Launch&) {
+  const auto shared = std::make_unique<typename Step::Shared>();
+  for (unsigned tile = 0; tile < args.tiles; ++tile) run_topk<Step>(Team{}, args, tile, *shared);
+}
 
 // Fewer than any size in use has elements, and no power of two.
 constexpr std::size_t kThreads = 37;
@@ -52,9 +61,17 @@ inline const cuda::KernelSet& host_kernels() {
     add_narrow_integers<Runs>(reduce);
     add_wide_integers<Runs>(reduce);
     return cuda::KernelSet{
-        .tiles = {kTiles<RawSum>, kTiles<Bf16Sum>, kTiles<Bf16StochasticSum>, kTiles<Fp8Sum>,
-                  kTiles<Int8Sum>, kTiles<Int4Sum>, kTiles<Int4HadamardSum>, kTiles<SignSum>,
-                  kTiles<SignVoteSum>},
+        .tiles = {kTiles<RawSum>,
+                  kTiles<Bf16Sum>,
+                  kTiles<Bf16StochasticSum>,
+                  kTiles<Fp8Sum>,
+                  kTiles<Int8Sum>,
+                  kTiles<Int4Sum>,
+                  kTiles<Int4HadamardSum>,
+                  kTiles<SignSum>,
+                  kTiles<SignVoteSum>,
+                  {run_topk_tiles<TopKEncode>, run_topk_tiles<TopKSumUp>,
+                   run_topk_tiles<TopKMerge>}},
         .settle = run_tiles<Settle>,
         .reduce = reduce,
         .casts = {run_cast<AsBrain, AsFloat>, run_cast<AsFloat, AsBrain>, run_cast<AsHalf, AsFloat>,

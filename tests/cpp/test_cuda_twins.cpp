@@ -85,7 +85,7 @@ void check_refusals() {
   const cuda::KernelSet& set = host_kernels();
   expect_refused("'topk' has no kernels", [] { cuda::codec_called("topk"); });
   expect_refused("a sum of 129 encoded buffers",
-                 [&] { cuda::sum(set, cuda::Codec::Int8, {}, inputs, {}, {}); });
+                 [&] { cuda::sum(set, {cuda::Format::Int8}, {}, inputs, {}, {}); });
   expect_refused("SUM of 129 inputs on a CUDA device",
                  [&] { cuda::reduce(set, DType::Float32, {}, inputs, nullptr, nullptr, 1, {}); });
   expect_refused("of no inputs",

@@ -32,14 +32,14 @@ void check_graph(const Machine& machine) {
   const Memory out(machine, std::vector<std::byte>(size), 0);
   const Memory again(machine, std::vector<std::byte>(size), 0);
   const cuda::Run run{data.data(), nullptr, numbers.size(), 0, 0, DType::Float32};
-  cuda::encode(machine.kernels, cuda::Codec::Int8, {&run, 1}, {}, out.data(), {});
+  cuda::encode(machine.kernels, {cuda::Format::Int8}, {&run, 1}, {}, out.data(), {});
 
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
   must(cudaStreamCreate(&stream), "cudaStreamCreate");
   must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  cuda::encode(machine.kernels, cuda::Codec::Int8, {&run, 1}, {}, again.data(), {stream, 2});
+  cuda::encode(machine.kernels, {cuda::Format::Int8}, {&run, 1}, {}, again.data(), {stream, 2});
   must(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
   must(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
   must(cudaGraphLaunch(exec, stream), "cudaGraphLaunch");
