@@ -44,6 +44,7 @@ Codec codec_called(std::string_view name);
 struct KernelSet {
   TileLaunches tiles[kFormats];
   void (*settle)(const TileArgs&, const Launch&);
+  LowRankLaunches low_rank;
   ReduceLaunches reduce;
   CastLaunches casts;
   void (*copy)(const CopyArgs&, const Launch&);

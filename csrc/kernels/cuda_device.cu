@@ -28,6 +28,7 @@ KernelSet make_kernels() {
   set.tiles[static_cast<int>(Format::SignVote)] = sign_vote_launches();
   set.tiles[static_cast<int>(Format::TopK)] = topk_launches();
   set.settle = launch_settle;
+  set.low_rank = low_rank_launches();
   add_real_reductions(set.reduce);
   add_narrow_reductions(set.reduce);
   add_wide_reductions(set.reduce);

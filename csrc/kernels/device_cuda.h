@@ -35,6 +35,9 @@ class Warp {
   [[nodiscard]] __device__ std::uint32_t ballot(const Each<bool>& x) const {
     return __ballot_sync(~0U, x.own);
   }
+
+  // What a lane wrote to memory the others see after this.
+  __device__ void sync() const { __syncwarp(); }
 };
 
 // The threads of a thread block. What one wrote to shared memory others see after sync(). All of

@@ -9,6 +9,7 @@
 #include "kernels/cuda.h"
 #include "kernels/reduce_packs.h"
 #include "kernels/team_topk.h"
+#include "kernels/warp_basis.h"
 
 namespace quoit::test {
 
@@ -28,6 +29,27 @@ void run_topk_tiles(const cuda::TileArgs& args, const cuda::Launch&) {
   const auto shared = std::make_unique<typename Step::Shared>();
   for (unsigned tile = 0; tile < args.tiles; ++tile) run_topk<Step>(Team{}, args, tile, *shared);
 }
+
+struct RunSteps {
+  template <class Step>
+  void operator()(const typename Step::Args& args) const {
+    for (std::size_t task = 0; task < Step::tasks(args); ++task) Step::run(Warp{}, args, task);
+  }
+};
+
+constexpr cuda::LowRankLaunches kLowRank{
+    .times = [](const cuda::ProductArgs& args,
+                const cuda::Launch&) { times_steps(RunSteps{}, args); },
+    .transposed_times = [](const cuda::ProductArgs& args,
+                           const cuda::Launch&) { times_down_steps(RunSteps{}, args); },
+    .restore = [](const cuda::RestoreArgs& args,
+                  const cuda::Launch&) { restore_steps(RunSteps{}, args); },
+    .orthonormal = [](const cuda::BasisArgs& args,
+                      const cuda::Launch&) { orthonormal_steps(RunSteps{}, args); },
+    .judge = [](const cuda::SumArgs& args, const cuda::Launch&) { judge_steps(RunSteps{}, args); },
+    .keep = [](const cuda::SumArgs& args,
+               const cuda::Launch&) { RunSteps{}.operator()<Keep>(args); },
+};
 
 // Fewer than any size in use has elements, and no power of two.
 constexpr std::size_t kThreads = 37;
@@ -73,6 +95,7 @@ inline const cuda::KernelSet& host_kernels() {
                   {run_topk_tiles<TopKEncode>, run_topk_tiles<TopKSumUp>,
                    run_topk_tiles<TopKMerge>}},
         .settle = run_tiles<Settle>,
+        .low_rank = kLowRank,
         .reduce = reduce,
         .casts = {run_cast<AsBrain, AsFloat>, run_cast<AsFloat, AsBrain>, run_cast<AsHalf, AsFloat>,
                   run_cast<AsFloat, AsHalf>},

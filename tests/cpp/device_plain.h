@@ -32,6 +32,8 @@ class Warp {
     for (unsigned lane = 0; lane < 32; ++lane) bits |= std::uint32_t{x[lane]} << lane;
     return bits;
   }
+
+  void sync() const {}
 };
 
 class Team {

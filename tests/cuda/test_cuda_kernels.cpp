@@ -2,6 +2,7 @@
 // tests/cpp/test_cuda_twins.cpp. Prints what failed; returns non-zero then, and where there is no
 // device.
 #include "cuda_codec_cases.h"
+#include "cuda_low_rank_cases.h"
 #include "cuda_reduce_cases.h"
 #include "device.h"
 
@@ -57,6 +58,7 @@ int main() {
   const Machine device{cuda::kernels(), allocate,
                        [](void* memory) { must(cudaFree(memory), "cudaFree"); }, copy};
   check_codecs(device);
+  check_low_rank_kernels(device);
   check_reductions(device);
   check_casts(device);
   check_copies(device);
