@@ -7,10 +7,10 @@
 namespace quoit {
 namespace {
 
-constexpr unsigned kWarps = 4;  // of a thread block
+constexpr unsigned kWarps = 8;  // of a thread block
 
 template <class Step>
-__global__ void __launch_bounds__(32 * kWarps, 4)
+__global__ void __launch_bounds__(32 * kWarps, 2)
     warp_kernel(const __grid_constant__ typename Step::Args args, std::size_t tasks) {
   const std::size_t first = std::size_t{blockIdx.x} * kWarps + threadIdx.x / 32;
   for (std::size_t task = first; task < tasks; task += std::size_t{gridDim.x} * kWarps)

@@ -1,3 +1,4 @@
+// What the name of a TopK codec says.
 #include <charconv>
 
 #include "core/error.h"
