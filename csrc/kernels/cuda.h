@@ -1,9 +1,9 @@
 #pragma once
 // The kernels on memory of CUDA devices: twins of reduce.h, cast.h and of the codecs, with the same
-// bits. All are put on a stream and return at once; none allocates, copies to the device or waits,
-// so they may be captured into a CUDA graph. The stream is one of the current device, and so is the
-// memory, which stays allocated until the work is done. Pointers to numbers must be aligned to one
-// of them.
+// bits (cuda_low_rank.h: of low-rank factors). All are put on a stream and return at once; none
+// allocates, copies to the device or waits, so they may be captured into a CUDA graph. The stream
+// is one of the current device, and so is the memory, which stays allocated until the work is done.
+// Pointers to numbers must be aligned to one of them.
 //
 // NaNs: encoded bytes, and results of 16 bits, hold one and the same NaN everywhere. Which NaN a
 // float32 result of a codec holds is not promised.

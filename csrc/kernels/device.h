@@ -15,5 +15,5 @@
 #endif
 
 namespace quoit {
-inline constexpr unsigned kTeam = 256;  // threads of a Team
+inline constexpr unsigned kTeam = 256;  // threads of a Team (device_cuda.h)
 }

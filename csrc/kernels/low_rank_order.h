@@ -1,6 +1,7 @@
 #pragma once
 // In which order low-rank factors are added up, on CPUs and CUDA devices alike, and the arithmetic
-// of one element. Orders are such that both have enough to do at once:
+// of one element. Orders are such that both have enough to do at once; bands are there for devices,
+// lanes and panels for CPUs, and devices can follow them:
 //   M Q     a row in panels of kPanelCols columns: eight lanes for what is whole, added pairwise;
 //   the
 //           rest of the last panel likewise; then the panels, in order

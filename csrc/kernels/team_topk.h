@@ -117,7 +117,7 @@ QUOIT_DEVICE inline void topk_choose(const Team& team, Exchange& exchange,
   });
 }
 
-// Byte `at` of an encoded tile, of which no more than the header is zero.
+// Byte `at` of an encoded tile.
 QUOIT_DEVICE inline std::uint32_t topk_byte(const TopKShared& shared, const TopKLayout& layout,
                                             const TopKGrid& grid, unsigned kept, unsigned at) {
   const auto header = static_cast<unsigned>(kTopKHeader);
