@@ -2,13 +2,11 @@
 // In which order low-rank factors are added up, on CPUs and CUDA devices alike, and the arithmetic
 // of one element. Orders are such that both have enough to do at once; bands are there for devices,
 // lanes and panels for CPUs, and devices can follow them:
-//   M Q     a row in panels of kPanelCols columns: eight lanes for what is whole, added pairwise;
-//   the
-//           rest of the last panel likewise; then the panels, in order
-//   M^T P   rows in bands of kBandRows: groups of kRowsDown, each by itself, added up in order;
-//   then
-//           the bands, in order
-//   dot     kGramRows rows in eight lanes, added pairwise; then these sums, in order
+//   M Q    a row in panels of kPanelCols columns, in eight lanes, added pairwise; what the last
+//          panel has beyond whole lanes likewise; then the panels, in order
+//   M^T P  rows in bands of kBandRows: groups of kRowsDown, each by itself, added up in order;
+//          then the bands, in order
+//   dot    kGramRows rows in eight lanes, added pairwise; then these sums, in order
 // See cast.h for why nothing here has external linkage.
 #include "kernels/low_rank_kernels.h"
 #include "kernels/quantize.h"
