@@ -20,21 +20,21 @@ class Breath final : public Pollable {
   bool taken_ = false;
 };
 
-// The memory holds two factors of each, and behind them room for all that is sent: together, so
+// The memory holds the factors of each, and behind them room for all that is sent: together, so
 // that it goes in few messages.
 std::vector<Factoring> matrices_of(View data, const Compressor& by, float*& room) {
   std::size_t floats = 0;
   for (const Part& part : by.how->parts()) {
     if (!part.matrix) continue;
     const auto sent = static_cast<std::size_t>(Factoring::exchanges(*part.matrix));
-    floats += (2 + sent) * Factoring::floats(*part.matrix);
+    floats += (Factoring::kFactors + sent) * Factoring::floats(*part.matrix);
   }
   room = reinterpret_cast<float*>(by.workspace->factors.get(floats * sizeof(float)));
   std::vector<Factoring> matrices;
   for (const Part& part : by.how->parts()) {
     if (!part.matrix) continue;
     matrices.emplace_back(part, data.at(part.where), by.terms, room);
-    room += 2 * Factoring::floats(*part.matrix);
+    room += Factoring::kFactors * Factoring::floats(*part.matrix);
   }
   return matrices;
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/low_rank_order.h"
+
 namespace quoit {
 namespace {
 
@@ -51,7 +53,8 @@ Factoring::Factoring(const Part& part, View data, const Terms& terms, float* mem
       residual_(part.residual),
       terms_(terms),
       own_(memory),
-      basis_(memory + floats(matrix_)) {}
+      basis_(memory + floats(matrix_)),
+      band_(memory + 2 * floats(matrix_)) {}
 
 int Factoring::exchanges(const LowRank& matrix) {
   return matrix.method == LowRank::Method::Acp ? 1 : 2;
@@ -81,6 +84,7 @@ void Factoring::begin(int exchange) {
   const std::uint64_t key = 2 * static_cast<std::uint64_t>(*matrix_.turn) + (exchange == 0 ? 0 : 1);
   make_orthonormal(kernels().low_rank, basis, length, key << 32);
   std::fill_n(own_, floats(matrix_), 0.0F);
+  std::fill_n(band_, floats(matrix_), 0.0F);
 }
 
 std::size_t Factoring::stripe_rows() const {
@@ -107,8 +111,27 @@ void Factoring::multiply(std::size_t index) {
   if (sends_rows())
     kernels().low_rank.times(now.p, matrix_.cols, across(basis_), from_row(down(own_), now.row));
   else
-    kernels().low_rank.transposed_times(now.p, matrix_.cols, from_row(down(basis_), now.row),
-                                        across(own_));
+    multiply_down(now);
+}
+
+// Band by band, of which stripes may have several or a part.
+void Factoring::multiply_down(const Stripe& stripe) {
+  const std::size_t end = stripe.row + stripe.p.count / matrix_.cols;
+  for (std::size_t row = stripe.row; row < end;) {
+    const std::size_t next = std::min(end, (row / kBandRows + 1) * kBandRows);
+    const std::size_t past = (row - stripe.row) * matrix_.cols;
+    Source p = stripe.p;
+    p.in += past;
+    p.carried += past;
+    p.count = (next - row) * matrix_.cols;
+    kernels().low_rank.transposed_times(p, matrix_.cols, from_row(down(basis_), row),
+                                        across(band_));
+    row = next;
+    if (row % kBandRows != 0 && row != matrix_.rows) continue;
+    const std::size_t count = matrix_.rank * across(band_).stride;
+    kernels().add(band_, own_, count);
+    std::fill_n(band_, count, 0.0F);
+  }
 }
 
 View Factoring::give(float* sum) {

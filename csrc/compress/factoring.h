@@ -16,7 +16,8 @@ class Factoring {
   static std::size_t floats(const LowRank& matrix);
   static int exchanges(const LowRank& matrix);
 
-  // `data`: the part's elements; `memory`: room for two factors.
+  // `data`: the part's elements; `memory`: room for so many factors.
+  static constexpr std::size_t kFactors = 3;
   Factoring(const Part& part, View data, const Terms& terms, float* memory);
 
   [[nodiscard]] int exchanges() const { return exchanges(matrix_); }
@@ -46,6 +47,7 @@ class Factoring {
   [[nodiscard]] Factor across(float* at) const;
   [[nodiscard]] std::size_t stripe_rows() const;
   [[nodiscard]] Stripe stripe(std::size_t index);
+  void multiply_down(const Stripe& stripe);
 
   const LowRank& matrix_;
   const Codec* codec_;
@@ -54,6 +56,7 @@ class Factoring {
   Terms terms_;
   float* own_;            // this rank's part of the factor that travels
   float* basis_;          // the other factor, orthonormal
+  float* band_;           // of M^T P: what the current band of rows gives
   float* sum_ = nullptr;  // of the factor that travels
   int exchange_ = 0;
   bool finite_ = false;      // the sum

@@ -6,18 +6,10 @@
 #include <vector>
 
 #include "core/error.h"
-#include "kernels/mix.h"
+#include "kernels/low_rank_order.h"
 
 namespace quoit {
 namespace {
-
-// What is added to columns of length one before they are made orthonormal, so that those which
-// depend on each other part; about what rounding has done to them already.
-constexpr float kBlur = 0x1p-22F;
-
-// What the squared length of a column, of length one, may shrink to by leaving out the others.
-// Above what rounding can do to it.
-constexpr double kShift = 0x1p-40;
 
 constexpr std::string_view kAcp = "lowrank";
 constexpr std::string_view kPowerSgd = "powersgd";
@@ -29,9 +21,7 @@ void factorise(std::vector<double>& gram, std::size_t n, double shift) {
     const double length = gram[i * n + i];
     double pivot = length * (1 + shift);
     for (std::size_t k = 0; k < i; ++k) pivot -= gram[k * n + i] * gram[k * n + i];
-    // Never by exact arithmetic.
-    if (!(pivot > length * kShift / 2)) pivot = length * kShift / 2;
-    const double inverse = 1 / std::sqrt(pivot);
+    const double inverse = 1 / std::sqrt(pivot_of(pivot, length));
     for (std::size_t j = i + 1; j < n; ++j) {
       double value = gram[i * n + j];
       for (std::size_t k = 0; k < i; ++k) value -= gram[k * n + i] * gram[k * n + j];

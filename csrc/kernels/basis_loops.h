@@ -1,14 +1,10 @@
 #pragma once
 // What it takes to make columns orthonormal, in float64; additions have one order on all
 // instruction sets. Internal linkage: see reduce_loops.h.
-#include "kernels/low_rank_kernels.h"
-#include "kernels/mix.h"
-#include "kernels/quantize.h"
+#include "kernels/low_rank_order.h"
 
 namespace quoit {
 namespace {
-
-constexpr std::size_t kGramRows = 256;
 
 // Of two columns; in eight lanes.
 double dot(const float* a, const float* b, std::size_t count) {
@@ -55,11 +51,8 @@ void low_rank_solve(const Factor& a, std::size_t rows, const double* triangle, d
 }
 
 void low_rank_blur(float* a, std::size_t count, double by, float noise, std::uint32_t key) {
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::uint32_t random = mix_32(counter(key, static_cast<std::uint32_t>(i)));
-    const float at = static_cast<float>(static_cast<std::int32_t>(random)) * 0x1p-31F;
-    a[i] = static_cast<float>(a[i] * by) + at * noise;
-  }
+  for (std::size_t i = 0; i < count; ++i)
+    a[i] = blurred(a[i], by, noise, key, static_cast<std::uint32_t>(i));
 }
 
 }  // namespace

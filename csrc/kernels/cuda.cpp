@@ -8,12 +8,13 @@
 namespace quoit::cuda {
 namespace {
 
-constexpr std::array<std::string_view, kCodecs> kNames{
+// Those before TopK, whose name has numbers.
+constexpr std::array<std::string_view, kFormats - 1> kNames{
     "raw",  "bf16",      "bf16(stochastic)", "fp8", "int8", "int4", "int4(hadamard)",
     "sign", "sign(vote)"};
 
-const TileLaunches& tiles_of(const KernelSet& set, Codec codec) {
-  return set.tiles[static_cast<std::size_t>(codec)];
+const TileLaunches& tiles_of(const KernelSet& set, const Codec& codec) {
+  return set.tiles[static_cast<std::size_t>(codec.format)];
 }
 
 // A launch's arguments for as many of the runs as it has room for; takes those off.
@@ -37,12 +38,14 @@ void launch_tiles(void (*kernel)(const TileArgs&, const Launch&), std::span<cons
   }
 }
 
-TileArgs common_args(const Terms& terms, std::span<const std::byte* const> theirs) {
+TileArgs common_args(const Codec& codec, const Terms& terms,
+                     std::span<const std::byte* const> theirs) {
   QUOIT_CHECK(theirs.size() <= kMostPeers, UsageError, "a sum of ", theirs.size(),
               " encoded buffers on a CUDA device: one launch takes at most ", kMostPeers,
               "; sum them in a hierarchy of groups");
   TileArgs args{};
   args.terms = terms;
+  args.topk = codec.topk;
   args.per_unit = 1 / terms.unit;
   std::copy(theirs.begin(), theirs.end(), args.theirs);
   args.peers = static_cast<unsigned>(theirs.size());
@@ -69,57 +72,58 @@ void require() {
 }
 
 Codec codec_called(std::string_view name) {
+  if (const std::optional<TopKForm> form = topk_named(name)) return {Format::TopK, *form};
   const auto* const found = std::find(kNames.begin(), kNames.end(), name);
   QUOIT_CHECK(found != kNames.end(), UsageError, "codec '", name,
               "' has no kernels for CUDA devices: move the tensors to the CPU, or choose another");
-  return static_cast<Codec>(found - kNames.begin());
+  return {static_cast<Format>(found - kNames.begin())};
 }
 
-void encode(const KernelSet& set, Codec codec, std::span<const Run> runs, const Terms& terms,
+void encode(const KernelSet& set, const Codec& codec, std::span<const Run> runs, const Terms& terms,
             std::byte* out, const Launch& launch) {
-  TileArgs args = common_args(terms, {});
+  TileArgs args = common_args(codec, terms, {});
   args.out = out;
   launch_tiles(tiles_of(set, codec).encode, runs, args, true, launch);
   set.check("encode");
 }
 
-void encode_value(const KernelSet& set, Codec codec, std::span<const Run> runs, const Terms& terms,
-                  std::byte* out, const Launch& launch) {
-  TileArgs args = common_args(terms, {});
+void encode_value(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
+                  const Terms& terms, std::byte* out, const Launch& launch) {
+  TileArgs args = common_args(codec, terms, {});
   args.out = out;
   args.stage = 1;
   launch_tiles(tiles_of(set, codec).encode, runs, args, false, launch);
   set.check("encode");
 }
 
-void merge(const KernelSet& set, Codec codec, std::span<const Run> runs,
+void merge(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
            std::span<const std::byte* const> theirs, const Terms& terms, std::byte* out,
            const Launch& launch) {
-  TileArgs args = common_args(terms, theirs);
+  TileArgs args = common_args(codec, terms, theirs);
   args.out = out;
   // Only votes are drawn by the key of the sum; what rounds at random has one for the second time.
-  args.stage = codec == Codec::SignVote ? 0 : 1;
+  args.stage = codec.format == Format::SignVote ? 0 : 1;
   launch_tiles(tiles_of(set, codec).merge, runs, args, true, launch);
   set.check("merge");
 }
 
-void sum(const KernelSet& set, Codec codec, std::span<const Run> runs,
+void sum(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
          std::span<const std::byte* const> theirs, const Terms& terms, const Launch& launch) {
-  launch_tiles(tiles_of(set, codec).sum, runs, common_args(terms, theirs), true, launch);
+  launch_tiles(tiles_of(set, codec).sum, runs, common_args(codec, terms, theirs), true, launch);
   set.check("sum");
 }
 
-void decode(const KernelSet& set, Codec codec, std::span<const Run> runs, const std::byte* in,
-            const Launch& launch) {
-  const Codec format = codec == Codec::SignVote ? Codec::Sign : codec;
-  const TileArgs args = common_args({}, {&in, 1});
-  launch_tiles(tiles_of(set, format).sum, runs, args, false, launch);
+void decode(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
+            const std::byte* in, const Launch& launch) {
+  const bool vote = codec.format == Format::SignVote;
+  const TileArgs args = common_args(codec, {}, {&in, 1});
+  launch_tiles(tiles_of(set, vote ? Codec{Format::Sign} : codec).sum, runs, args, false, launch);
   set.check("decode");
 }
 
 void settle(const KernelSet& set, std::span<const Run> runs, const Terms& terms,
             const Launch& launch) {
-  launch_tiles(set.settle, runs, common_args(terms, {}), true, launch);
+  launch_tiles(set.settle, runs, common_args({}, terms, {}), true, launch);
   set.check("settle");
 }
 

@@ -1,9 +1,9 @@
 #pragma once
 // The kernels on memory of CUDA devices: twins of reduce.h, cast.h and of the codecs, with the same
-// bits. All are put on a stream and return at once; none allocates, copies to the device or waits,
-// so they may be captured into a CUDA graph. The stream is one of the current device, and so is the
-// memory, which stays allocated until the work is done. Pointers to numbers must be aligned to one
-// of them.
+// bits (cuda_low_rank.h: of low-rank factors). All are put on a stream and return at once; none
+// allocates, copies to the device or waits, so they may be captured into a CUDA graph. The stream
+// is one of the current device, and so is the memory, which stays allocated until the work is done.
+// Pointers to numbers must be aligned to one of them.
 //
 // NaNs: encoded bytes, and results of 16 bits, hold one and the same NaN everywhere. Which NaN a
 // float32 result of a codec holds is not promised.
@@ -17,7 +17,7 @@
 
 namespace quoit::cuda {
 
-enum class Codec : std::uint8_t {
+enum class Format : std::uint8_t {
   Raw,
   Bf16,
   Bf16Stochastic,
@@ -27,8 +27,14 @@ enum class Codec : std::uint8_t {
   Int4Hadamard,
   Sign,
   SignVote,
+  TopK,
 };
-inline constexpr int kCodecs = 9;
+inline constexpr int kFormats = 10;
+
+struct Codec {
+  Format format = Format::Raw;
+  TopKForm topk{};  // of that format
+};
 
 // The codec that compress/codec.h has under this name. Throws UsageError where it has no kernels
 // for CUDA.
@@ -36,8 +42,9 @@ Codec codec_called(std::string_view name);
 
 // What runs: a device's kernels, or, in tests, the host's stand-in for them.
 struct KernelSet {
-  TileLaunches tiles[kCodecs];
+  TileLaunches tiles[kFormats];
   void (*settle)(const TileArgs&, const Launch&);
+  LowRankLaunches low_rank;
   ReduceLaunches reduce;
   CastLaunches casts;
   void (*copy)(const CopyArgs&, const Launch&);
@@ -64,23 +71,23 @@ void require();
 // do the same to one tile. `out` and `theirs` are encoded buffers, at multiples of 4; a run's first
 // tile lies run.offset bytes behind their beginning.
 
-void encode(const KernelSet& set, Codec codec, std::span<const Run> runs, const Terms& terms,
+void encode(const KernelSet& set, const Codec& codec, std::span<const Run> runs, const Terms& terms,
             std::byte* out, const Launch& launch);
 
 // No residual, no scaling: a value rather than a contribution.
-void encode_value(const KernelSet& set, Codec codec, std::span<const Run> runs, const Terms& terms,
-                  std::byte* out, const Launch& launch);
+void encode_value(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
+                  const Terms& terms, std::byte* out, const Launch& launch);
 
 // `theirs` in rank order, null at the owner's place; at most kMostPeers (UsageError).
-void merge(const KernelSet& set, Codec codec, std::span<const Run> runs,
+void merge(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
            std::span<const std::byte* const> theirs, const Terms& terms, std::byte* out,
            const Launch& launch);
-void sum(const KernelSet& set, Codec codec, std::span<const Run> runs,
+void sum(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
          std::span<const std::byte* const> theirs, const Terms& terms, const Launch& launch);
 
 // Residuals are left alone.
-void decode(const KernelSet& set, Codec codec, std::span<const Run> runs, const std::byte* in,
-            const Launch& launch);
+void decode(const KernelSet& set, const Codec& codec, std::span<const Run> runs,
+            const std::byte* in, const Launch& launch);
 
 void settle(const KernelSet& set, std::span<const Run> runs, const Terms& terms,
             const Launch& launch);

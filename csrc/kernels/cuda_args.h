@@ -6,6 +6,7 @@
 
 #include "core/dtype.h"
 #include "kernels/kernel_table.h"
+#include "kernels/topk_format.h"
 
 struct CUstream_st;
 
@@ -61,6 +62,7 @@ struct TileArgs {
   Terms terms;
   float per_unit = 1;
   unsigned stage = 0;  // of tile_key()
+  TopKForm topk{};     // of that codec
 };
 
 struct ReduceArgs {

@@ -17,16 +17,18 @@ void check_launch(const char* what) {
 
 KernelSet make_kernels() {
   KernelSet set{};
-  set.tiles[static_cast<int>(Codec::Raw)] = raw_launches();
-  set.tiles[static_cast<int>(Codec::Bf16)] = bf16_launches();
-  set.tiles[static_cast<int>(Codec::Bf16Stochastic)] = bf16_stochastic_launches();
-  set.tiles[static_cast<int>(Codec::Fp8)] = fp8_launches();
-  set.tiles[static_cast<int>(Codec::Int8)] = int8_launches();
-  set.tiles[static_cast<int>(Codec::Int4)] = int4_launches();
-  set.tiles[static_cast<int>(Codec::Int4Hadamard)] = int4_hadamard_launches();
-  set.tiles[static_cast<int>(Codec::Sign)] = sign_launches();
-  set.tiles[static_cast<int>(Codec::SignVote)] = sign_vote_launches();
+  set.tiles[static_cast<int>(Format::Raw)] = raw_launches();
+  set.tiles[static_cast<int>(Format::Bf16)] = bf16_launches();
+  set.tiles[static_cast<int>(Format::Bf16Stochastic)] = bf16_stochastic_launches();
+  set.tiles[static_cast<int>(Format::Fp8)] = fp8_launches();
+  set.tiles[static_cast<int>(Format::Int8)] = int8_launches();
+  set.tiles[static_cast<int>(Format::Int4)] = int4_launches();
+  set.tiles[static_cast<int>(Format::Int4Hadamard)] = int4_hadamard_launches();
+  set.tiles[static_cast<int>(Format::Sign)] = sign_launches();
+  set.tiles[static_cast<int>(Format::SignVote)] = sign_vote_launches();
+  set.tiles[static_cast<int>(Format::TopK)] = topk_launches();
   set.settle = launch_settle;
+  set.low_rank = low_rank_launches();
   add_real_reductions(set.reduce);
   add_narrow_reductions(set.reduce);
   add_wide_reductions(set.reduce);

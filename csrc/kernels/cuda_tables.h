@@ -1,6 +1,7 @@
 #pragma once
 // The launches that each .cu file has; cuda_device.cu puts them together.
 #include "kernels/cuda_args.h"
+#include "kernels/cuda_low_rank.h"
 
 namespace quoit::cuda {
 
@@ -13,6 +14,8 @@ TileLaunches int4_launches();
 TileLaunches int4_hadamard_launches();
 TileLaunches sign_launches();
 TileLaunches sign_vote_launches();
+TileLaunches topk_launches();
+LowRankLaunches low_rank_launches();
 void launch_settle(const TileArgs& args, const Launch& launch);
 
 // Each adds its dtypes.

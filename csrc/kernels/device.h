@@ -13,3 +13,7 @@
 #define QUOIT_UNROLL
 #define QUOIT_ROLLED
 #endif
+
+namespace quoit {
+inline constexpr unsigned kTeam = 256;  // threads of a Team (device_cuda.h)
+}

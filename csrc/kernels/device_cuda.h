@@ -35,6 +35,37 @@ class Warp {
   [[nodiscard]] __device__ std::uint32_t ballot(const Each<bool>& x) const {
     return __ballot_sync(~0U, x.own);
   }
+
+  // What a lane wrote to memory the others see after this.
+  __device__ void sync() const { __syncwarp(); }
+};
+
+// The threads of a thread block. What one wrote to shared memory others see after sync(). All of
+// them must call all but each().
+class Team {
+ public:
+  template <class T>
+  using Each = Warp::Each<T>;
+
+  template <class Call>
+  __device__ void each(const Call& call) const {
+    call(threadIdx.x);
+  }
+  __device__ void sync() const { __syncthreads(); }
+
+  // As of a Warp.
+  template <class T>
+  [[nodiscard]] __device__ Each<T> across(const Each<T>& x, unsigned bits) const {
+    return Warp{}.across(x, bits);
+  }
+
+  // How many are true; a sync().
+  [[nodiscard]] __device__ unsigned count(const Each<bool>& x) const {
+    return static_cast<unsigned>(__syncthreads_count(x.own));
+  }
+
+  // What was there before; any thread may call it.
+  __device__ unsigned add(unsigned& to, unsigned value) const { return atomicAdd(&to, value); }
 };
 
 // float16 by the conversion instructions: exact, and to nearest, ties to even.

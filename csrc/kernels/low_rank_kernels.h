@@ -5,13 +5,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/device.h"
+
 namespace quoit {
 
 struct Source;  // codec_kernels.h
 
 inline constexpr std::size_t kFactorPad = 8;
 
-static constexpr std::size_t padded_to_factor(std::size_t count) {
+QUOIT_HOST_DEVICE static constexpr std::size_t padded_to_factor(std::size_t count) {
   return (count + kFactorPad - 1) / kFactorPad * kFactorPad;
 }
 
@@ -38,7 +40,7 @@ struct FactorPair {
 struct LowRankKernels {
   // into = p * right
   void (*times)(const Source& p, std::size_t cols, const Factor& right, const Factor& into);
-  // into += p^T * left
+  // into += p^T * left; of one band of rows (low_rank_order.h), or the next of its groups.
   void (*transposed_times)(const Source& p, std::size_t cols, const Factor& left,
                            const Factor& into);
   // The residual becomes that of p - given, but where that is not finite; out, which may be

@@ -1,7 +1,6 @@
 #pragma once
-// Products of a matrix with thin factors, in panels that stay in the L1 cache. Additions have one
-// order on all instruction sets: eight lanes, wherever numbers of one row are added up. Internal
-// linkage: see reduce_loops.h.
+// Products of a matrix with thin factors, in panels that stay in the L1 cache. The order of
+// additions is that of low_rank_order.h. Internal linkage: see reduce_loops.h.
 #include "kernels/basis_loops.h"
 #include "kernels/source_loops.h"
 
@@ -21,10 +20,8 @@ inline void store_lanes(const Lanes& lanes, float* to) {
   *reinterpret_cast<LooseLanes*>(to) = lanes;
 }
 
-// Rows and columns of a matrix, and columns of factors, that are worked on together.
-constexpr std::size_t kRowsAcross = 2;  // p * right
-constexpr std::size_t kRowsDown = 4;    // p^T * left
-constexpr std::size_t kPanelCols = 1024;
+// Rows of a matrix, and columns of factors, that are worked on together: p * right.
+constexpr std::size_t kRowsAcross = 2;
 constexpr std::size_t kTogether = 4;
 
 // Calls step.template operator()<n>(i) for runs of n of `count`: kMost each, then what is left.
@@ -264,21 +261,18 @@ void multiply_out(const FactorPair& pair, std::size_t row, std::size_t col, std:
   });
 }
 
-void keep_rest(const Source& p, const float* __restrict given) {
+void keep_rest(const Source& p, const float* __restrict sent) {
   const float* const __restrict in = p.in, * const carried = p.carried;
   float* const residual = p.residual;
   const float scale = p.scale, unit = p.unit, per_unit = p.per_unit;
   for (std::size_t k = 0; k < p.count; ++k) {
-    const float lost = (in[k] * scale + carried[k] * unit - given[k]) * per_unit;
-    const bool finite = (__builtin_bit_cast(std::uint32_t, lost) & kMagnitude) < kInfinity;
-    residual[k] = finite ? lost : carried[k];
+    const float p_k = given(in[k], scale, carried[k], unit);
+    residual[k] = rest_of(p_k, sent[k], per_unit, carried[k]);
   }
 }
 
-// One NaN for all, as sums of several have the bits of either.
 void put_numbers(const float* __restrict from, float* __restrict out, std::size_t count) {
-  for (std::size_t k = 0; k < count; ++k)
-    out[k] = from[k] != from[k] ? __builtin_nanf("") : from[k];
+  for (std::size_t k = 0; k < count; ++k) out[k] = one_nan(from[k]);
 }
 
 void low_rank_restore(const Source& p, std::size_t cols, const FactorPair& given,

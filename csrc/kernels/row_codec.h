@@ -43,15 +43,15 @@ QUOIT_DEVICE std::size_t bytes_of_whole_tile() {
   }
 }
 
-template <class Format>
-QUOIT_DEVICE TileAt tile_at(const cuda::TileArgs& args, unsigned tile) {
+// `bytes`: of a whole tile, encoded.
+QUOIT_DEVICE inline TileAt tile_at(const cuda::TileArgs& args, unsigned tile, std::size_t bytes) {
   const unsigned r = thing_of(args.ends, args.run_count, tile);
   const cuda::Run& run = args.runs[r];
   const std::size_t n = tile - (r > 0 ? args.ends[r - 1] : 0);
   const std::size_t begin = n * kTileCount, left = run.count - begin;
   return {run.data + begin * (run.dtype == DType::Float32 ? 4 : 2),
           run.residual ? run.residual + begin : nullptr,
-          run.offset + n * bytes_of_whole_tile<Format>(),
+          run.offset + n * bytes,
           tile_key(args.terms.seed, run.index + n, static_cast<std::uint64_t>(args.terms.rank),
                    args.stage),
           left < kTileCount ? static_cast<unsigned>(left) : kTileCount,
@@ -264,14 +264,15 @@ struct Settle {
       Held p;
       own_part<Fours>(args, tile, row, lane, p);
       store_row<Fours>(p, tile.data, tile.dtype, row, lane);
-      const std::uint32_t skip = not_finite(p);
+      Held kept = p;
       QUOIT_UNROLL
       for (unsigned i = 0; i < kHeld; ++i) {
-        float kept = p.at[i];
-        if (tile.dtype == DType::BFloat16) kept = AsBrain::widen(AsBrain::narrow(kept));
-        if (tile.dtype == DType::Float16) kept = AsHalf::widen(AsHalf::narrow(kept));
-        p.at[i] = lost(p.at[i], kept, args.per_unit);
+        float& x = kept.at[i];
+        if (tile.dtype == DType::BFloat16) x = AsBrain::widen(AsBrain::narrow(x));
+        if (tile.dtype == DType::Float16) x = AsHalf::widen(AsHalf::narrow(x));
+        p.at[i] = lost(p.at[i], x, args.per_unit);
       }
+      const std::uint32_t skip = not_finite(kept);  // which narrowing may have made it
       store_residual<Fours>(p, skip, tile, row, lane);
     });
   }
@@ -281,7 +282,7 @@ struct Settle {
 template <class Step>
 QUOIT_DEVICE void run_step(const Warp& warp, const cuda::TileArgs& args, unsigned tile,
                            unsigned number) {
-  const TileAt at = tile_at<typename Step::Rows>(args, tile);
+  const TileAt at = tile_at(args, tile, bytes_of_whole_tile<typename Step::Rows>());
   const RowAt row{number * kRow, at.count};
   if (row.begin < row.count) Step::run(warp, args, at, row);
 }

@@ -31,10 +31,6 @@ constexpr SignBits make_sign_bits() {
 
 constexpr SignBits kSignBit = make_sign_bits();
 
-// Of a float's bits: their order is the order of the magnitudes.
-constexpr std::uint32_t kMagnitude = 0x7fffffff;
-constexpr std::uint32_t kInfinity = 0x7f800000;
-
 // Elements, 4 KiB: the CPU itself does not fetch across the end of a page, and waits there. Up to a
 // fifth of the time; beyond the last element it is harmless.
 inline constexpr std::size_t kAhead = 1024;

@@ -82,28 +82,6 @@ std::size_t count_at_least(const std::int32_t* x, std::size_t count, std::int32_
   return static_cast<std::size_t>(total);
 }
 
-// At least `wanted` magnitudes are at least `from`, and fewer are at least `to`.
-struct Between {
-  std::int32_t from;
-  std::int32_t to;
-  std::size_t found;  // at least `from`
-};
-
-// Narrows it down until no more than `enough` are found, or nothing lies between.
-void narrow_down(const std::int32_t* x, std::size_t count, std::size_t wanted, std::size_t enough,
-                 Between& between) {
-  while (between.found > enough && between.to - between.from > 1) {
-    const std::int32_t middle = between.from + (between.to - between.from) / 2;
-    const std::size_t found = count_at_least(x, count, middle);
-    if (found >= wanted) {
-      between.from = middle;
-      between.found = found;
-    } else {
-      between.to = middle;
-    }
-  }
-}
-
 // Where the candidates begin: at least `wanted` numbers are no smaller.
 std::int32_t topk_floor(TopKScratch& scratch, std::size_t runs, std::size_t wanted,
                         std::int32_t largest) {
@@ -121,19 +99,11 @@ std::int32_t topk_floor(TopKScratch& scratch, std::size_t runs, std::size_t want
     of = scratch.p;
     count = runs * kTopKRun;
   }
-  Between between{0, largest + 1, count};
-  // An eighth of the largest: most of the time they do not differ by more.
-  const std::int32_t eighth = largest - (3 << 23);
-  if (eighth > 0) {
-    const std::size_t found = count_at_least(of, count, eighth);
-    if (found >= wanted) {
-      between.from = eighth;
-      between.found = found;
-    } else {
-      between.to = eighth;
-    }
-  }
-  narrow_down(of, count, wanted, wanted + wanted / 4, between);
+  const auto at_least = [&](std::int32_t least) { return count_at_least(of, count, least); };
+  TopKBetween between{0, largest + 1, count};
+  const std::int32_t eighth = topk_eighth(largest);
+  if (eighth > 0) topk_probe(at_least, eighth, wanted, between);
+  topk_narrow(at_least, wanted, wanted + wanted / 4, between);
   return between.from;
 }
 
@@ -174,11 +144,14 @@ std::size_t topk_choose(TopKScratch& scratch, std::size_t found, std::size_t wan
   if (found <= wanted) return found;
   for (std::size_t i = found; i % kTopKLanes != 0; ++i) scratch.chosen[i] = 0;
   const std::size_t padded = (found + kTopKLanes - 1) / kTopKLanes * kTopKLanes;
-  Between between{least, largest + 1, found};
-  narrow_down(scratch.chosen, padded, wanted, wanted, between);
+  const auto at_least = [&](std::int32_t limit) {
+    return count_at_least(scratch.chosen, padded, limit);
+  };
+  TopKBetween between{least, largest + 1, found};
+  topk_narrow(at_least, wanted, wanted, between);
   std::size_t first = 0;  // so many of the least, which are all equal
   if (between.found > wanted) {
-    first = wanted - count_at_least(scratch.chosen, padded, between.to);
+    first = wanted - between.beyond;
     ++between.from;
   }
   std::size_t kept = 0;
@@ -201,11 +174,6 @@ void topk_pack_indices(const std::uint16_t* indices, std::size_t count, std::byt
     store16(out, pair);
     if (i + 1 < count) out[2] = static_cast<std::byte>(pair >> 16);
   }
-}
-
-std::size_t topk_index(const std::byte* indices, std::size_t i) {
-  const std::uint32_t pair = load16(indices + i * 3 / 2);
-  return i % 2 == 0 ? pair & 0xfff : pair >> 4;
 }
 
 // `bits` each, 2, 4 or 8; beyond the last are zeros.
@@ -253,8 +221,7 @@ void topk_quantize(const Source& from, const TopKLayout& layout, TopKScratch& sc
   if (from.residual == nullptr) return;
   for (std::size_t i = 0; i < kept; ++i) {
     const float p = __builtin_bit_cast(float, scratch.chosen[i]);
-    const float point = topk_point(low, step, codes[i] & last);
-    from.residual[scratch.indices[i]] = (p - __builtin_copysignf(point, p)) * from.per_unit;
+    from.residual[scratch.indices[i]] = topk_lost(p, low, step, codes[i] & last, from.per_unit);
   }
 }
 
@@ -298,10 +265,9 @@ void topk_for_each(const std::byte* in, const TopKLayout& layout, std::size_t co
   const std::uint32_t last = topk_last_code(layout.bits);
   const auto* const codes = reinterpret_cast<const std::uint8_t*>(in + topk_codes_at(layout));
   for (std::size_t i = 0; i < kept; ++i) {
-    const std::size_t at = topk_index(in + kTopKHeader, i);
+    const std::size_t at = topk_index(load16(in + kTopKHeader + i * 3 / 2), i);
     const std::uint32_t code = codes[i / per_byte] >> (i % per_byte * layout.bits);
-    const float point = topk_point(low, step, code & last);
-    if (at < count) call(at, (code & (last + 1)) != 0 ? -point : point);
+    if (at < count) call(at, topk_value(low, step, last, code));
   }
 }
 

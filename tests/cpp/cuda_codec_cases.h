@@ -170,8 +170,10 @@ inline void check_codecs(const Machine& machine) {
   const std::vector<std::size_t> some{4096, 1, 12288, 5000, 63, 129, 4095, 257, 2048, 640};
   std::vector<std::size_t> many(90, 65);
   for (std::size_t i = 0; i < many.size(); ++i) many[i] += 61 * i % 300;
-  for (const std::string codec : {"raw", "bf16", "bf16(stochastic)", "fp8", "int8", "int4",
-                                  "int4(hadamard)", "sign", "sign(vote)"}) {
+  for (const std::string codec :
+       {"raw", "bf16", "bf16(stochastic)", "fp8", "int8", "int4", "int4(hadamard)", "sign",
+        "sign(vote)", "topk(ratio=0.01, bits=8)", "topk(ratio=0.05, bits=4)",
+        "topk(ratio=0.25, bits=2)", "topk(ratio=1e-05, bits=8)"}) {
     for (const Numbers kind : kNumbers) {
       for (const bool residuals : {false, true}) {
         check_steps({codec, DType::Float32, residuals, some, 0}, machine, kind, 3);

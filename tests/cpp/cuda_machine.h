@@ -93,9 +93,10 @@ inline bool same(const std::vector<std::byte>& a, const std::vector<std::byte>& 
 
 inline std::mt19937_64 random_bits(2026);
 
-enum class Numbers { Plain, Mixed, AnyBits, Huge, Tiny };
-constexpr std::array kNumbers{Numbers::Plain, Numbers::Mixed, Numbers::AnyBits, Numbers::Huge,
-                              Numbers::Tiny};
+// Edge: about as large as float16 can be, or beyond.
+enum class Numbers { Plain, Mixed, AnyBits, Huge, Tiny, Edge };
+constexpr std::array kNumbers{Numbers::Plain, Numbers::Mixed, Numbers::AnyBits,
+                              Numbers::Huge,  Numbers::Tiny,  Numbers::Edge};
 
 inline float random_number(Numbers kind) {
   const std::uint64_t any = random_bits();
@@ -108,6 +109,8 @@ inline float random_number(Numbers kind) {
       return plain * 0x1p127F;
     case Numbers::Tiny:
       return plain * 0x1p-120F * (bits % 2 == 0 ? 1 : 0x1p-24F);
+    case Numbers::Edge:
+      return bits % 4 == 0 ? std::copysign(65504.0F, plain) : plain * 0x1p15F;
     default:
       return bits % 128 == 0 ? plain * 50 : plain;
   }

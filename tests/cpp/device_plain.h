@@ -1,6 +1,7 @@
 #pragma once
 // In place of kernels/device_cuda.h: the code of CUDA kernels, run by the host. The lanes of a warp
 // take turns between two exchanges, so whatever a lane reads of another has been written.
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -30,6 +31,36 @@ class Warp {
     std::uint32_t bits = 0;
     for (unsigned lane = 0; lane < 32; ++lane) bits |= std::uint32_t{x[lane]} << lane;
     return bits;
+  }
+
+  void sync() const {}
+};
+
+class Team {
+ public:
+  template <class T>
+  using Each = std::array<T, kTeam>;
+
+  template <class Call>
+  void each(const Call& call) const {
+    for (unsigned thread = 0; thread < kTeam; ++thread) call(thread);
+  }
+  void sync() const {}
+
+  template <class T>
+  [[nodiscard]] Each<T> across(const Each<T>& x, unsigned bits) const {
+    Each<T> other;
+    for (unsigned thread = 0; thread < kTeam; ++thread) other[thread] = x[thread ^ bits];
+    return other;
+  }
+
+  [[nodiscard]] unsigned count(const Each<bool>& x) const {
+    return static_cast<unsigned>(std::count(x.begin(), x.end(), true));
+  }
+
+  unsigned add(unsigned& to, unsigned value) const {
+    to += value;
+    return to - value;
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include "cuda_codec_cases.h"
 #include "cuda_host.h"
+#include "cuda_low_rank_cases.h"
 #include "cuda_reduce_cases.h"
 #include "kernels/lanes_plain.h"
 
@@ -76,6 +77,10 @@ void check_build() {
   }
   for (const cuda::TileLaunches& tiles : ours.tiles)
     expect(tiles.encode && tiles.sum && tiles.merge, "a codec without its kernels");
+  const cuda::LowRankLaunches& low_rank = ours.low_rank;
+  expect(low_rank.times && low_rank.transposed_times && low_rank.restore && low_rank.orthonormal &&
+             low_rank.judge && low_rank.keep,
+         "low rank without its kernels");
   if (cuda::status().devices.empty())
     expect_refused<UnavailableError>("no device that can be used", [] { cuda::require(); });
 }
@@ -85,19 +90,23 @@ void check_refusals() {
   const cuda::KernelSet& set = host_kernels();
   expect_refused("'topk' has no kernels", [] { cuda::codec_called("topk"); });
   expect_refused("a sum of 129 encoded buffers",
-                 [&] { cuda::sum(set, cuda::Codec::Int8, {}, inputs, {}, {}); });
+                 [&] { cuda::sum(set, {cuda::Format::Int8}, {}, inputs, {}, {}); });
   expect_refused("SUM of 129 inputs on a CUDA device",
                  [&] { cuda::reduce(set, DType::Float32, {}, inputs, nullptr, nullptr, 1, {}); });
   expect_refused("of no inputs",
                  [&] { cuda::reduce(set, DType::Float32, {}, {}, nullptr, nullptr, 1, {}); });
   expect_refused("a cast from int8 to float32",
                  [&] { cuda::cast(set, DType::Int8, DType::Float32, nullptr, nullptr, 1, {}); });
+  alignas(16) float factor[8] = {};
+  expect_refused("must lie at a multiple of 16",
+                 [&] { cuda::judge_sum(set, {factor + 1, 8, 1}, nullptr, {}); });
 }
 
 }  // namespace
 
 int main() {
   check_codecs(kHost);
+  check_low_rank_kernels(kHost);
   check_reductions(kHost);
   check_casts(kHost);
   check_copies(kHost);

@@ -8,6 +8,7 @@
 
 #include "compress/codec.h"
 #include "device.h"
+#include "kernels/cuda_low_rank.h"
 
 using namespace quoit;
 using namespace quoit::test;
@@ -57,6 +58,57 @@ float median(std::vector<float> values) {
   return values[values.size() / 2];
 }
 
+// A square matrix of all the numbers. The target of the products is that of the CPU's: both of them
+// in three copies.
+void add_low_rank(std::vector<Case>& cases, const cuda::KernelSet& set,
+                  const std::vector<Memory>& floats, const Memory& residual) {
+  constexpr std::size_t kSide = 8192;
+  static_assert(kSide * kSide == kCount);
+  const auto plain = static_cast<double>(4 * kCount);
+  static std::vector<Memory> own;  // as long as the cases
+  for (const std::size_t rank : {std::size_t{4}, std::size_t{8}}) {
+    const auto make = [&] {
+      const std::size_t bytes = 4 * rank * factor_stride(kSide);
+      Memory& memory = own.emplace_back(allocate(bytes));
+      must(cudaMemcpy(memory.get(), floats[0].get(), bytes, cudaMemcpyDefault), "cudaMemcpy");
+      return Factor{reinterpret_cast<float*>(memory.get()), factor_stride(kSide), rank};
+    };
+    const Factor left = make(), right = make(), basis = make(), out = make();
+    std::byte* const scratch =
+        own.emplace_back(allocate(std::max(cuda::product_scratch(kSide, kSide, rank),
+                                           cuda::basis_scratch(kSide, rank))))
+            .get();
+    auto* const judged =
+        reinterpret_cast<cuda::Judged*>(own.emplace_back(allocate(sizeof(cuda::Judged))).get());
+    auto* const kept = reinterpret_cast<float*>(residual.get());
+    const cuda::LowRankMatrix m{floats.back().get(), kept, kSide, kSide};
+    const std::string name = text("low rank ", rank, ", ");
+    cases.push_back({name + "M Q",
+                     2 * plain,
+                     0.67,
+                     [=, &set] { cuda::low_rank_times(set, m, right, out, scratch, {}); },
+                     {}});
+    cases.push_back({name + "M^T P",
+                     2 * plain,
+                     0.67,
+                     [=, &set] { cuda::low_rank_transposed_times(set, m, left, out, scratch, {}); },
+                     {}});
+    cases.push_back({name + "P Q^T and what is lost",
+                     4 * plain,
+                     0.67,
+                     [=, &set] {
+                       cuda::judge_sum(set, left, judged, {});
+                       cuda::low_rank_restore(set, m, {left, right}, {left, right}, judged, {});
+                     },
+                     {}});
+    cases.push_back({name + "an orthonormal basis",
+                     static_cast<double>(4 * rank * kSide),
+                     0,
+                     [=, &set] { cuda::make_orthonormal(set, basis, kSide, 1, scratch, {}); },
+                     {}});
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -89,8 +141,9 @@ int main() {
        },
        {}});
   std::vector<std::unique_ptr<std::vector<Memory>>> encoded;
-  for (const std::string name : {"bf16", "bf16(stochastic)", "fp8", "int8", "int4",
-                                 "int4(hadamard)", "sign", "sign(vote)"}) {
+  for (const std::string name :
+       {"bf16", "bf16(stochastic)", "fp8", "int8", "int4", "int4(hadamard)", "sign", "sign(vote)",
+        "topk(ratio=0.01, bits=8)", "topk(ratio=0.1, bits=4)"}) {
     const cuda::Codec codec = cuda::codec_called(name);
     const std::size_t bytes = kCount / kTile * codec_named(name)->bytes(kTile);
     const auto small = static_cast<double>(bytes);
@@ -163,6 +216,8 @@ int main() {
     pieces.push_back({floats[0].get() + at, out.get() + at, std::size_t{256} << 10});
   cases.push_back(
       {"pack of 1024 pieces", 2 * plain, 0.8, [&] { cuda::copy(set, pieces, {}); }, {}});
+
+  add_low_rank(cases, set, floats, residual);
 
   for (Case& one : cases) time_ms(one.run);
   for (int round = 0; round < kRounds; ++round)

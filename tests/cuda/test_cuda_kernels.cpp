@@ -2,6 +2,7 @@
 // tests/cpp/test_cuda_twins.cpp. Prints what failed; returns non-zero then, and where there is no
 // device.
 #include "cuda_codec_cases.h"
+#include "cuda_low_rank_cases.h"
 #include "cuda_reduce_cases.h"
 #include "device.h"
 
@@ -32,14 +33,14 @@ void check_graph(const Machine& machine) {
   const Memory out(machine, std::vector<std::byte>(size), 0);
   const Memory again(machine, std::vector<std::byte>(size), 0);
   const cuda::Run run{data.data(), nullptr, numbers.size(), 0, 0, DType::Float32};
-  cuda::encode(machine.kernels, cuda::Codec::Int8, {&run, 1}, {}, out.data(), {});
+  cuda::encode(machine.kernels, {cuda::Format::Int8}, {&run, 1}, {}, out.data(), {});
 
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
   must(cudaStreamCreate(&stream), "cudaStreamCreate");
   must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  cuda::encode(machine.kernels, cuda::Codec::Int8, {&run, 1}, {}, again.data(), {stream, 2});
+  cuda::encode(machine.kernels, {cuda::Format::Int8}, {&run, 1}, {}, again.data(), {stream, 2});
   must(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
   must(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
   must(cudaGraphLaunch(exec, stream), "cudaGraphLaunch");
@@ -57,6 +58,7 @@ int main() {
   const Machine device{cuda::kernels(), allocate,
                        [](void* memory) { must(cudaFree(memory), "cudaFree"); }, copy};
   check_codecs(device);
+  check_low_rank_kernels(device);
   check_reductions(device);
   check_casts(device);
   check_copies(device);
