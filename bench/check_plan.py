@@ -142,7 +142,7 @@ def compared(
     report = bench(folder, "ddp", *where, "--seconds", options.seconds)
     row = report["rows"][0]
     cell = row["peers"]["quoit"]
-    alone = 1e-6 * cell["alone_us"]
+    alone = 1e-6 * (cell["alone_us"] + cell["ddp_us"])
     training = Training(
         gradient_bytes=row["bytes"],
         backward=alone * 2 / 3,

@@ -14,7 +14,7 @@ from quoit.bench.results import Launched, Row
 
 COLUMNS = (
     *("size", "count", "type", "redop", "root", "peer", "time_us", "algbw_GBps", "busbw_GBps"),
-    *("wrong", "p50_us", "p99_us", "ratio", "alone_us", "exposed_us"),
+    *("wrong", "p50_us", "p99_us", "ratio", "alone_us", "ddp_us", "exposed_us"),
 )
 
 
@@ -54,5 +54,5 @@ def to_csv(path: Path, plan: Plan, rows: Sequence[Row]) -> None:
             for name, cell in row.peers.items():
                 facts = (row.bytes, row.count, plan.dtype, table.redop(plan), table.root(plan))
                 figures = (cell.us, cell.algbw, cell.busbw, cell.wrong, cell.p50, cell.p99)
-                more = (cell.ratio, cell.alone_us, cell.exposed_us)
+                more = (cell.ratio, cell.alone_us, cell.ddp_us, cell.exposed_us)
                 lines.writerow((*facts, name, *figures, *more))

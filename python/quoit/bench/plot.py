@@ -69,9 +69,12 @@ def _bars(plan: Plan, rows: Sequence[Row], axes: Axes) -> None:
     names = list(cells)
     if plan.op == "ddp":
         alone = [(cells[name].alone_us or 0.0) / 1e3 for name in names]
+        buckets = [max(0.0, cells[name].ddp_us or 0.0) / 1e3 for name in names]
         exposed = [max(0.0, cells[name].exposed_us or 0.0) / 1e3 for name in names]
         axes.barh(names, alone, color="#BBBBBB", label="computation")
-        bars = axes.barh(names, exposed, left=alone, color="#D55E00", label="exposed communication")
+        axes.barh(names, buckets, left=alone, color="#56B4E9", label="buckets of DDP")
+        done = [first + second for first, second in zip(alone, buckets, strict=True)]
+        bars = axes.barh(names, exposed, left=done, color="#D55E00", label="exposed communication")
         axes.bar_label(bars, labels=[f"{value:.1f} ms" for value in exposed], padding=4)
         axes.set_xlabel("ms per step")
         axes.legend(frameon=False)

@@ -56,7 +56,8 @@ class Cell:
 
     us: median over the turns of a launch, mean over launches; p50, p99: of single calls. wrong:
     elements, over all ranks and turns. ratio: how many times as long as quoit it took (in codec: as
-    memcpy). alone_us, exposed_us: of ddp; a step without communication, and what it adds.
+    memcpy). alone_us, ddp_us, exposed_us: of ddp; a step under no_sync(), what DDP's buckets add to
+    it, and what communication adds to that.
     """
 
     us: float
@@ -67,6 +68,7 @@ class Cell:
     busbw: float | None
     ratio: float | None
     alone_us: float | None = None
+    ddp_us: float | None = None
     exposed_us: float | None = None
 
 
@@ -124,6 +126,7 @@ def _row(plan: Plan, ranks: int, size: int, records: Sequence[Record]) -> Row:
             busbw=algbw * factor if algbw and factor else None,
             ratio=fmean(ratios) if ratios else None,
             alone_us=_mean(mine, "alone_us") if "alone_us" in mine[0] else None,
+            ddp_us=_mean(mine, "ddp_us") if "ddp_us" in mine[0] else None,
             exposed_us=_mean(mine, "exposed_us") if "exposed_us" in mine[0] else None,
         )
     peers = {n: c.ratio for n, c in cells.items() if n not in OURS and n != MEMCPY and c.ratio}

@@ -123,16 +123,18 @@ def _wide(plan: Plan, rows: Sequence[Row]) -> Table:
 
 def _steps(rows: Sequence[Row]) -> Table:
     """ddp: a line for each backend."""
-    headings = ("backend", "step", "alone", "exposed", "share", "p50", "p99", "#wrong", "ratio")
+    headings: tuple[str, ...] = ("backend", "step", "alone", "DDP", "exposed", "share")
     lines = []
     for name, cell in rows[0].peers.items() if rows else ():
         exposed = cell.exposed_us or 0.0
-        times = [cell.us, cell.alone_us or 0.0, exposed]
+        times = [cell.us, cell.alone_us or 0.0, cell.ddp_us or 0.0, exposed]
         texts = [Text(number(time / 1e3)) for time in times]
         share = Text(f"{100 * exposed / cell.us:.1f} %")
         quantiles = [Text(number(cell.p50 / 1e3)), Text(number(cell.p99 / 1e3))]
         lines.append((Text(name), *texts, share, *quantiles, _errors(cell), _ratio(name, cell)))
-    note = "ms per step; alone: without communication; exposed: what communication adds to it; "
+    note = "ms per step; alone: under no_sync(); DDP: what its buckets add to that; exposed: what "
+    note += "communication adds to both; "
+    headings += ("p50", "p99", "#wrong", "ratio")
     return Table(headings, (tuple(lines),), note + "share: of the step; ratio: exposed / quoit's")
 
 
