@@ -150,9 +150,10 @@ class Letters {
  private:
   void check(int from, const std::byte* letter, std::size_t size) const {
     Call theirs;
-    QUOIT_CHECK(size >= sizeof theirs, TransportError, "rank ", from, " sent ", size,
-                " bytes where a call begins: do all ranks run the same version of quoit?");
-    std::memcpy(&theirs, letter, sizeof theirs);
+    const bool whole = size >= sizeof theirs;
+    if (whole) std::memcpy(&theirs, letter, sizeof theirs);
+    QUOIT_CHECK(whole && well_formed(theirs), TransportError, "rank ", from, " sent ", size,
+                " bytes that begin with no call: do all ranks run the same version of quoit?");
     QUOIT_CHECK(theirs == call_, UsageError, describe_mismatch(from, theirs, call_));
     QUOIT_CHECK(size == bytes_, UsageError, "rank ", from,
                 " goes about the same call by another algorithm: give all ranks the same "

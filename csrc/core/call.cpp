@@ -40,6 +40,11 @@ bool rooted(Op op) {
 
 std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)]; }
 
+bool well_formed(const Call& call) {
+  return static_cast<std::size_t>(call.op) < kOps && static_cast<int>(call.dtype) < kDTypes &&
+         static_cast<int>(call.reduce) < kReduceOps;
+}
+
 std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks) {
   Hash hash;
   for (const View& block : blocks) hash.take(block.count);

@@ -43,6 +43,9 @@ struct Call {
 };
 static_assert(sizeof(Call) == 24);
 
+// Whether bytes that came in place of a call may be one: otherwise it has no description.
+bool well_formed(const Call& call);
+
 std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks);
 std::array<std::uint8_t, 5> digest_of_text(std::string_view text);
 
