@@ -50,15 +50,20 @@ Ring two() { return {{0, 1}, 0}; }
 
 void greetings() {
   Pair pair;
-  const auto greeted = [&](ConstBytes said) {
+  const auto greeted = [&](ConstBytes said, const Call& call = kCall) {
     // Its own message would wait for a receiver that this test has not got.
     std::array<std::byte, 256> room;
     Transfer taken = pair.nets[1]->recv(0, kGreetingTag, room, Fit::Any);
-    std::string error = heard(pair, greet(*pair.nets[0], two(), kCall), said);
+    std::string error = heard(pair, greet(*pair.nets[0], two(), call), said);
     EXPECT(taken.ready() && taken.size() == sizeof(Call), "it says its own call");
     return error;
   };
   EXPECT(greeted(bytes_of(kCall)).empty(), "the same call");
+
+  Call moved = kCall;
+  moved.op = Op::Broadcast;
+  moved.dtype = DType::Float8;
+  EXPECT(greeted(bytes_of(moved), moved).empty(), "of a type that is never added up");
 
   Call other = kCall;
   other.count = 5;
