@@ -6,7 +6,7 @@
 namespace quoit {
 namespace {
 
-QUOIT_DEVICE inline std::size_t gram_chunks(const cuda::BasisArgs& args) {
+QUOIT_HOST_DEVICE inline std::size_t gram_chunks(const cuda::BasisArgs& args) {
   return runs_of(padded_to_factor(args.rows), kGramRows);
 }
 
@@ -24,8 +24,7 @@ struct Gram {
   static constexpr std::size_t kPairs = 16;
 
   QUOIT_HOST_DEVICE static std::size_t tasks(const Args& args) {
-    const std::size_t chunks = runs_of(padded_to_factor(args.rows), kGramRows);
-    return chunks * runs_of(args.a.columns * (args.a.columns + 1) / 2, kPairs);
+    return gram_chunks(args) * runs_of(args.a.columns * (args.a.columns + 1) / 2, kPairs);
   }
 
   QUOIT_DEVICE static void run(const Warp& warp, const Args& args, std::size_t task) {
@@ -54,15 +53,10 @@ struct Gram {
       QUOIT_UNROLL
       for (unsigned l = 0; l < 4; ++l) half[l][lane] = sums[l];
     });
-    QUOIT_UNROLL
-    for (unsigned l = 0; l < 4; ++l) {
-      const auto other = warp.across(half[l], 1);
-      warp.each([&](unsigned lane) { half[l][lane] += other[lane]; });
-    }
+    Warp::Each<double> sum;
+    add_lanes(warp, half, sum);
     warp.each([&](unsigned lane) {
-      const double even = half[0][lane] + half[2][lane], odd = half[1][lane] + half[3][lane];
-      if (lane % 2 == 0 && place[lane] < n * n)
-        args.parts[chunk * n * n + place[lane]] = even + odd;
+      if (lane % 2 == 0 && place[lane] < n * n) args.parts[chunk * n * n + place[lane]] = sum[lane];
     });
   }
 };
@@ -227,45 +221,39 @@ struct Keep {
 // ---- Launches, of steps one after the other: run.template operator()<Step>(args) runs all tasks
 // of one before the next begins.
 
-template <class Run, class As>
-void times_as(const Run& run, const cuda::ProductArgs& args) {
-  if (args.by.columns <= 4) {
-    run.template operator()<Times<As, 4>>(args);
-  } else {
-    run.template operator()<Times<As, 8>>(args);
-  }
-  run.template operator()<FoldAcross>(args);
+// call(As) of what the matrix is stored as.
+template <class Call>
+void stored_as(DType dtype, const Call& call) {
+  if (dtype == DType::Float32) call(AsFloat{});
+  if (dtype == DType::BFloat16) call(AsBrain{});
+  if (dtype == DType::Float16) call(AsHalf{});
 }
 
-template <class Run, class As>
-void times_down_as(const Run& run, const cuda::ProductArgs& args) {
-  if (args.by.columns <= 4) {
-    run.template operator()<TimesDown<As, 4>>(args);
-  } else {
-    run.template operator()<TimesDown<As, 8>>(args);
-  }
-  run.template operator()<FoldDown>(args);
+template <template <class, unsigned> class Product, class Fold, class Run>
+void product_steps(const Run& run, const cuda::ProductArgs& args) {
+  stored_as(args.m.dtype, [&]<class As>(As) {
+    if (args.by.columns <= 4) {
+      run.template operator()<Product<As, 4>>(args);
+    } else {
+      run.template operator()<Product<As, 8>>(args);
+    }
+  });
+  run.template operator()<Fold>(args);
 }
 
 template <class Run>
 void times_steps(const Run& run, const cuda::ProductArgs& args) {
-  if (args.m.dtype == DType::Float32) times_as<Run, AsFloat>(run, args);
-  if (args.m.dtype == DType::BFloat16) times_as<Run, AsBrain>(run, args);
-  if (args.m.dtype == DType::Float16) times_as<Run, AsHalf>(run, args);
+  product_steps<Times, FoldAcross>(run, args);
 }
 
 template <class Run>
 void times_down_steps(const Run& run, const cuda::ProductArgs& args) {
-  if (args.m.dtype == DType::Float32) times_down_as<Run, AsFloat>(run, args);
-  if (args.m.dtype == DType::BFloat16) times_down_as<Run, AsBrain>(run, args);
-  if (args.m.dtype == DType::Float16) times_down_as<Run, AsHalf>(run, args);
+  product_steps<TimesDown, FoldDown>(run, args);
 }
 
 template <class Run>
 void restore_steps(const Run& run, const cuda::RestoreArgs& args) {
-  if (args.m.dtype == DType::Float32) run.template operator()<Restore<AsFloat>>(args);
-  if (args.m.dtype == DType::BFloat16) run.template operator()<Restore<AsBrain>>(args);
-  if (args.m.dtype == DType::Float16) run.template operator()<Restore<AsHalf>>(args);
+  stored_as(args.m.dtype, [&]<class As>(As) { run.template operator()<Restore<As>>(args); });
 }
 
 template <class Run>

@@ -87,6 +87,44 @@ QUOIT_DEVICE void clear(Sums<kColumns>& sums) {
   }
 }
 
+// What a warp has of a product: a strip of some columns of the matrix, a block of some rows, and
+// kColumns columns of the factor.
+template <unsigned kColumns>
+struct Share {
+  QUOIT_HOST_DEVICE static std::size_t count(const cuda::ProductArgs& args, std::size_t cols,
+                                             std::size_t rows) {
+    return runs_of(args.m.cols, cols) * runs_of(args.m.rows, rows) *
+           runs_of(args.by.columns, kColumns);
+  }
+
+  QUOIT_DEVICE Share(const cuda::ProductArgs& args, std::size_t cols, std::size_t task)
+      : strips(runs_of(args.m.cols, cols)), strip(task % strips) {
+    const std::size_t groups = runs_of(args.by.columns, kColumns);
+    column = task / strips % groups * kColumns;
+    block = task / strips / groups;
+  }
+
+  std::size_t strips;  // beside each other
+  std::size_t strip;
+  std::size_t block;
+  std::size_t column;  // of the factor, the first
+};
+
+// Eight lanes, of which two neighbours have four each, to one number. Pairwise: what lies four
+// apart, in the two, then two, then neighbours.
+template <class T>
+QUOIT_DEVICE void add_lanes(const Warp& warp, Warp::Each<T> (&half)[4], Warp::Each<T>& sum) {
+  QUOIT_UNROLL
+  for (unsigned i = 0; i < 4; ++i) {
+    const auto other = warp.across(half[i], 1);
+    warp.each([&](unsigned lane) { half[i][lane] += other[lane]; });
+  }
+  warp.each([&](unsigned lane) {
+    const T even = half[0][lane] + half[2][lane], odd = half[1][lane] + half[3][lane];
+    sum[lane] = even + odd;
+  });
+}
+
 // ---- m * right: a warp has sixteen rows of a panel, two lanes each.
 
 inline constexpr std::size_t kAcross = 16;
@@ -96,17 +134,13 @@ struct Times {
   using Args = cuda::ProductArgs;
 
   QUOIT_HOST_DEVICE static std::size_t tasks(const Args& args) {
-    return runs_of(args.m.rows, kAcross) * runs_of(args.m.cols, kPanelCols) *
-           runs_of(args.by.columns, kColumns);
+    return Share<kColumns>::count(args, kPanelCols, kAcross);
   }
 
   QUOIT_DEVICE static void run(const Warp& warp, const Args& args, std::size_t task) {
-    const std::size_t panels = runs_of(args.m.cols, kPanelCols);
-    const std::size_t panel = task % panels;
-    const std::size_t groups = runs_of(args.by.columns, kColumns);
-    const std::size_t column = task / panels % groups * kColumns;
-    const std::size_t row = task / panels / groups * kAcross;
-    const std::size_t begin = panel * kPanelCols;
+    const Share<kColumns> share(args, kPanelCols, task);
+    const std::size_t column = share.column, row = share.block * kAcross;
+    const std::size_t begin = share.strip * kPanelCols;
     const std::size_t left = args.m.cols - begin, count = left < kPanelCols ? left : kPanelCols;
     const std::size_t whole = count / kFactorPad * kFactorPad;
     Warp::Each<Sums<kColumns>> sums;
@@ -119,13 +153,13 @@ struct Times {
       for (; k < begin + whole; k += kFactorPad)
         add<1>(args, column, row, k, args.m.cols, lane, sums[lane]);
     });
-    put(warp, args, column, row, panel, sums);
+    put(warp, args, column, row, share.strip, sums);
     if (begin + kPanelCols < args.m.cols) return;
     warp.each([&](unsigned lane) {
       clear(sums[lane]);
       if (whole < count) add<1>(args, column, row, begin + whole, args.m.cols, lane, sums[lane]);
     });
-    put(warp, args, column, row, panels, sums);
+    put(warp, args, column, row, share.strips, sums);
   }
 
  private:
@@ -152,25 +186,23 @@ struct Times {
     }
   }
 
-  // Pairwise: what lies four apart in two lanes, then two, then neighbours.
   QUOIT_DEVICE static void put(const Warp& warp, const Args& args, std::size_t column,
                                std::size_t first_row, std::size_t piece,
                                const Warp::Each<Sums<kColumns>>& sums) {
     QUOIT_UNROLL
     for (unsigned c = 0; c < kColumns; ++c) {
       Warp::Each<float> half[4];
-      QUOIT_UNROLL
-      for (unsigned i = 0; i < 4; ++i) {
-        warp.each([&](unsigned lane) { half[i][lane] = sums[lane].at[c][i]; });
-        const auto other = warp.across(half[i], 1);
-        warp.each([&](unsigned lane) { half[i][lane] += other[lane]; });
-      }
+      warp.each([&](unsigned lane) {
+        QUOIT_UNROLL
+        for (unsigned i = 0; i < 4; ++i) half[i][lane] = sums[lane].at[c][i];
+      });
+      Warp::Each<float> sum;
+      add_lanes(warp, half, sum);
       if (column + c >= args.by.columns) break;
       float* const to = args.scratch + (piece * args.by.columns + column + c) * args.m.rows;
       warp.each([&](unsigned lane) {
         const std::size_t row = first_row + lane / 2;
-        const float even = half[0][lane] + half[2][lane], odd = half[1][lane] + half[3][lane];
-        if (lane % 2 == 0 && row < args.m.rows) to[row] = even + odd;
+        if (lane % 2 == 0 && row < args.m.rows) to[row] = sum[lane];
       });
     }
   }
@@ -207,16 +239,13 @@ struct TimesDown {
   using Args = cuda::ProductArgs;
 
   QUOIT_HOST_DEVICE static std::size_t tasks(const Args& args) {
-    return runs_of(args.m.cols, kStrip) * runs_of(args.m.rows, kBandRows) *
-           runs_of(args.by.columns, kColumns);
+    return Share<kColumns>::count(args, kStrip, kBandRows);
   }
 
   QUOIT_DEVICE static void run(const Warp& warp, const Args& args, std::size_t task) {
-    const std::size_t strips = runs_of(args.m.cols, kStrip);
-    const std::size_t strip = task % strips * kStrip;
-    const std::size_t groups = runs_of(args.by.columns, kColumns);
-    const std::size_t column = task / strips % groups * kColumns;
-    const std::size_t band = task / strips / groups, begin = band * kBandRows;
+    const Share<kColumns> share(args, kStrip, task);
+    const std::size_t column = share.column, strip = share.strip * kStrip;
+    const std::size_t band = share.block, begin = band * kBandRows;
     const std::size_t end = begin + kBandRows < args.m.rows ? begin + kBandRows : args.m.rows;
     const std::size_t padded = padded_to_factor(args.m.cols);
     warp.each([&](unsigned lane) {
