@@ -153,11 +153,27 @@ class ShardedState:
 
 
 class _Comm:
-    """Memory for fully_shard's buffers: what ranks of one host read in place, if possible."""
+    """One module's way between ranks. counts: where its calls are counted."""
 
-    group: dist.ProcessGroup
+    def __init__(self, codec: Codec, group: dist.ProcessGroup, counts: Any) -> None:
+        self.codec = codec
+        self.group = group
+        self._counts = counts
+        self._compressions: dict[int, Any] = {}
+
+    def _compression(self, count: int) -> Any:
+        """Of blocks of so many elements, one for each rank; made once."""
+        if count not in self._compressions:
+            native = _build.load_c10d()
+            parts = [native.Part(count, self.codec.name, one) for one in self._residuals(count)]
+            self._compressions[count] = native.Compression(parts, self._counts)
+        return self._compressions[count]
+
+    def _residuals(self, count: int) -> Sequence[Tensor | None]:
+        return [None] * self.group.size()
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Memory for fully_shard's buffers: what ranks of one host read in place, if possible."""
         backend = native_backend(self.group)
         if device.type == "cpu" and backend.supports_tensor_alloc(device):
             memory: Tensor = backend.allocate_tensor(math.prod(size), dtype=dtype, device=device)
@@ -176,12 +192,10 @@ class _ReduceScatter(_Comm):
         group: dist.ProcessGroup,
         feedback: bool,
     ) -> None:
+        super().__init__(codec, group, state.counts)
         self.state = state
-        self.codec = codec
         self.pieces = pieces
-        self.group = group
         self.step = 0
-        self._compressions: dict[int, Any] = {}  # of blocks of so many elements
         self._block = sum(piece.count for piece in pieces)
         self.residual = torch.zeros(group.size() * self._block) if feedback else None
 
@@ -211,16 +225,11 @@ class _ReduceScatter(_Comm):
         )
         return finished(work, async_op)
 
-    def _compression(self, count: int) -> Any:
-        if count not in self._compressions:
-            native, ranks = _build.load_c10d(), self.group.size()
-            residuals: Sequence[Tensor | None] = [None] * ranks
-            # Parameters without a gradient are left out, and then nothing lies where it used to.
-            if self.residual is not None and count == self._block:
-                residuals = torch.split(self.residual, count)
-            parts = [native.Part(count, self.codec.name, residual) for residual in residuals]
-            self._compressions[count] = native.Compression(parts, self.state.counts)
-        return self._compressions[count]
+    def _residuals(self, count: int) -> Sequence[Tensor | None]:
+        # Parameters without a gradient are left out, and then nothing lies where it used to.
+        if self.residual is None or count != self._block:
+            return super()._residuals(count)
+        return torch.split(self.residual, count)
 
     def unpack(self) -> dict[str, Tensor]:
         """Copies of the residuals of whole parameters, by name."""
@@ -251,9 +260,7 @@ class _AllGather(_Comm):
     """One module's all-gather of parameters."""
 
     def __init__(self, codec: Codec, group: dist.ProcessGroup) -> None:
-        self.codec = codec
-        self.group = group
-        self._compressions: dict[int, Any] = {}  # of shards of so many elements
+        super().__init__(codec, group, _build.load_c10d().CompressionReport())
 
     def __call__(
         self,
@@ -274,13 +281,6 @@ class _AllGather(_Comm):
             native_backend(group), output_tensor, self._compression(mine.numel()), async_op=async_op
         )
         return finished(work, async_op)
-
-    def _compression(self, count: int) -> Any:
-        if count not in self._compressions:
-            native = _build.load_c10d()
-            parts = [native.Part(count, self.codec.name)] * self.group.size()
-            self._compressions[count] = native.Compression(parts, native.CompressionReport())
-        return self._compressions[count]
 
 
 def is_sharded(model: nn.Module) -> bool:

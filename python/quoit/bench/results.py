@@ -9,6 +9,7 @@ from statistics import fmean
 from quoit.bench.plan import BUS_FACTORS, MEMCPY, Plan, Record
 
 OURS = ("quoit", "quoit-numpy")  # whoever else is timed, but for memcpy, is a peer of these
+_OF_DDP = ("alone_us", "ddp_us", "exposed_us")  # see Cell
 _ORDER = (*OURS, "gloo", "nccl", "MPICH", "Open MPI", "mpi")
 
 
@@ -125,9 +126,7 @@ def _row(plan: Plan, ranks: int, size: int, records: Sequence[Record]) -> Row:
             algbw=algbw,
             busbw=algbw * factor if algbw and factor else None,
             ratio=fmean(ratios) if ratios else None,
-            alone_us=_mean(mine, "alone_us") if "alone_us" in mine[0] else None,
-            ddp_us=_mean(mine, "ddp_us") if "ddp_us" in mine[0] else None,
-            exposed_us=_mean(mine, "exposed_us") if "exposed_us" in mine[0] else None,
+            **{name: _mean(mine, name) for name in _OF_DDP if name in mine[0]},
         )
     peers = {n: c.ratio for n, c in cells.items() if n not in OURS and n != MEMCPY and c.ratio}
     best = min(peers.items(), key=lambda pair: pair[1], default=None)
