@@ -35,17 +35,18 @@ from training_runs import (
     RANKS,
     STEPS,
     TASKS,
+    TIMED_ONLY,
     TIMED_STEPS,
     WAYS,
     Key,
     Run,
     be_rank,
+    from_json,
     load,
     prepare_gpt,
 )
 
 DEADLINE_S = 600.0
-TIMED_ONLY = ("auto", "gloo")
 
 
 def wanted(chosen: argparse.Namespace) -> Iterator[Key]:
@@ -111,8 +112,7 @@ def launch(cluster: Cluster, key: Key, data: Path, meeting: Path) -> Run | None:
     if any(codes):
         print(f"{key}: ranks ended with {codes}", file=sys.stderr)
         return None
-    run = json.loads(meeting.with_suffix(".json").read_text())
-    return Run(**{**run, "key": Key(**run["key"])})
+    return from_json(json.loads(meeting.with_suffix(".json").read_text()))
 
 
 def parse() -> argparse.Namespace:

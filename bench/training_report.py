@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training_runs import TIMED_STEPS, WARM_UP, WAYS, Run
+from training_runs import TIMED_ONLY, TIMED_STEPS, WARM_UP, WAYS, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +137,7 @@ def write(runs: Sequence[Run], about: str) -> None:
 
 
 def report(runs: Sequence[Run], about: str) -> str:
-    models = list(dict.fromkeys(run.key.model for run in runs))
+    models = models_of(runs)
     warm_ups = " and ".join(f"{WARM_UP[model]} ({model})" for model in models)
     said = [
         "# Training with compressed gradients",
@@ -171,6 +171,10 @@ def report(runs: Sequence[Run], about: str) -> str:
     return "\n".join(said)
 
 
+def models_of(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.key.model for run in runs))
+
+
 def rates_of(runs: Sequence[Run], model: str) -> list[str]:
     return list(dict.fromkeys(run.key.rate for run in runs if run.key.model == model))
 
@@ -184,7 +188,7 @@ def quality(runs: Sequence[Run], model: str) -> list[str]:
     table = lines(runs, model, rates_of(runs, model)[0])
     plain = next((line.finals for line in table if line.way == "float32"), None)
     for line in table:
-        if line.way in ("auto", "gloo"):
+        if line.way in TIMED_ONLY:
             continue
         beside = "" if plain is None else difference(line.finals, plain, model)
         finals = f"{min(line.finals):.4f} – {max(line.finals):.4f}"
@@ -246,7 +250,7 @@ def same_replicas(runs: Sequence[Run]) -> str:
 
 def summary(runs: Sequence[Run]) -> str:
     """For docs/compression.md: quality, and time beside bf16's, of all models and rates."""
-    models = list(dict.fromkeys(run.key.model for run in runs))
+    models = models_of(runs)
     panels = [(model, rate) for model in models for rate in rates_of(runs, model)]
     heads = [f"{m}: final" for m in models] + [f"{m}, {rate}" for m, rate in panels]
     tables = {panel: {line.way: line for line in lines(runs, *panel)} for panel in panels}
@@ -301,7 +305,7 @@ def plot_bytes(runs: Sequence[Run]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    models = list(dict.fromkeys(run.key.model for run in runs))
+    models = models_of(runs)
     figure = Figure(figsize=(5.4 * len(models), 4.6), layout="constrained")
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     for axes, model in zip(panels, models, strict=True):
@@ -311,7 +315,7 @@ def plot_bytes(runs: Sequence[Run]) -> None:
             return 100 * max(1 - value, 1e-3) if accuracy else value
 
         for line in lines(runs, model, rates_of(runs, model)[0]):
-            if line.way in ("auto", "gloo"):
+            if line.way in TIMED_ONLY:
                 continue
             sent = whole_runs(runs, model, line.way)[0].sent
             steps = list(line.curves[0])
@@ -346,7 +350,7 @@ def plot_times(runs: Sequence[Run]) -> None:
     """Bars of the time to the target, with bf16's as a line to compare with."""
     from matplotlib.figure import Figure
 
-    models = list(dict.fromkeys(run.key.model for run in runs))
+    models = models_of(runs)
     rates = list(dict.fromkeys(run.key.rate for run in runs))
     figure = Figure(figsize=(5.4 * len(rates), 3.6 * len(models)), layout="constrained")
     panels = figure.subplots(len(models), len(rates), squeeze=False)

@@ -55,6 +55,8 @@ WAYS: dict[str, Callable[[DistributedDataParallel, int], Any]] = {
     "gloo": lambda ddp, start: None,
     "gloo PowerSGD 4": lambda ddp, start: power_sgd(ddp, 4, start),
 }
+# Their gradients are those of another way, bit for bit.
+TIMED_ONLY = ("auto", "gloo")
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,12 @@ class Task:
 
 
 def load(path: Path) -> list[Run]:
-    runs = json.loads(path.read_text()) if path.exists() else []
-    return [Run(**{**run, "key": Key(**run["key"])}) for run in runs]
+    return [from_json(run) for run in json.loads(path.read_text())] if path.exists() else []
+
+
+def from_json(run: dict[str, Any]) -> Run:
+    """The reverse of `asdict`."""
+    return Run(**{**run, "key": Key(**run["key"])})
 
 
 # ---- The models.
