@@ -14,6 +14,7 @@
 #include "collective/cost.h"
 #include "collective/hierarchy.h"
 #include "collective/messages.h"
+#include "collective/staging.h"
 #include "engine/attempt.h"
 #include "transport/host_segment.h"
 
@@ -42,6 +43,8 @@ struct CallOptions {
   Engine::Mode mode = Engine::Mode::Foreground;
   std::shared_ptr<void> keep;      // lives as long as the operation may touch memory
   std::function<void()> epilogue;  // see Work
+  // Of a call whose views point into an accelerator's memory. All ranks must have one, or none.
+  std::shared_ptr<Staging> staging;
 };
 
 class Communicator final : public Group {
@@ -136,7 +139,9 @@ class Communicator final : public Group {
   std::optional<std::string> departed(int peer) override;
   void announce_fault(const std::string& why) override;
   [[nodiscard]] bool cancels() const override { return us_.network->cancels(); }
-  [[nodiscard]] bool rings_bell() const override { return us_.network->rings_bell(); }
+  [[nodiscard]] bool rings_bell() const override {
+    return us_.network->rings_bell() && *arrivals_ == 0;
+  }
   void arm_bell() override { us_.network->arm_bell(); }
   [[nodiscard]] bool oversubscribed() const override { return oversubscribed_; }
   [[nodiscard]] std::string where() const override;
@@ -148,6 +153,12 @@ class Communicator final : public Group {
   [[nodiscard]] Handle begin(const Call& call, CallOptions& options) const;
   Handle start(const Call& call, Task task, CallOptions& options,
                Engine::Order order = Engine::Order::InTurn);
+  template <class Make>
+  Handle run(Call call, CallOptions& options, std::size_t pieces, Make make,
+             Engine::Order order = Engine::Order::InTurn);
+  template <class Make>
+  [[nodiscard]] static Task in_pieces(std::shared_ptr<Staging> staging, std::size_t pieces,
+                                      std::shared_ptr<int> arrivals, Make make);
   [[nodiscard]] Task greeting(Call call);
   [[nodiscard]] Task greeted(Call call, Task work, std::optional<Together> both = {});
   [[nodiscard]] Task concluded(Call call, Task first);
@@ -157,7 +168,12 @@ class Communicator final : public Group {
   [[nodiscard]] Task settle_costs(Call call, int passes);
   [[nodiscard]] Algorithm way_for(const Call& call, std::size_t bytes);
   void log_choice(const Call& call, std::size_t bytes, const Choice& choice);
-  [[nodiscard]] Task gather_all(Call call, View in, std::vector<View> outs);
+  [[nodiscard]] Task reduce_all(const Call& call, View in, View out, ReduceStep step);
+  [[nodiscard]] Task reduce_to(int root, const Call& call, View in, View out, ReduceStep step);
+  [[nodiscard]] Task broadcast_from(int root, const Call& call, View data);
+  [[nodiscard]] Task reduce_blocks(const Call& call, std::vector<View> in, View out,
+                                   ReduceStep step);
+  [[nodiscard]] Task gather_all(const Call& call, View in, std::vector<View> outs);
   [[nodiscard]] Task gather_later(Call call, std::function<Gathering()> prepare);
   [[nodiscard]] Task reduce_compressed(Call call, View data, std::vector<Tile> tiles, Compressor by,
                                        std::optional<std::uint64_t> fingerprint);
@@ -183,7 +199,52 @@ class Communicator final : public Group {
   bool costs_settled_;
   std::set<std::string> told_;  // choices that were logged
   std::shared_ptr<Workspace> workspace_ = std::make_shared<Workspace>();
+  // Calls that wait for an accelerator now. Guarded by the engine's lock.
+  std::shared_ptr<int> arrivals_ = std::make_shared<int>(0);
   std::atomic<std::uint32_t> sequence_{0};
 };
+
+// A call that waits for an accelerator is not over in a moment.
+inline Engine::Mode patient(Engine::Mode mode) {
+  return mode == Engine::Mode::Now ? Engine::Mode::Foreground : mode;
+}
+
+// How many pieces a call goes in, what `touched()` lists being brought to the host: 0 where it is
+// there already. `bytes`, which that depends on, are the same on all ranks; 0 where the call must
+// not be cut.
+template <class Touch>
+std::size_t pieces_of(CallOptions& options, std::size_t bytes, Touch touched) {
+  if (!options.staging) return 0;
+  const std::size_t pieces = std::max<std::size_t>(1, ceil_div(bytes, kStagedBytes));
+  options.mode = patient(options.mode);
+  options.staging->begin(pieces, touched());
+  return pieces;
+}
+
+// Starts make(call, piece), a task that works on piece(view) for each view: once, or for one piece
+// after another.
+template <class Make>
+Communicator::Handle Communicator::run(Call call, CallOptions& options, std::size_t pieces,
+                                       Make make, Engine::Order order) {
+  if (pieces == 0) return start(call, make(call, Piece()), options, order);
+  call.staged = 1;
+  return start(call,
+               in_pieces(options.staging, pieces, arrivals_,
+                         [=](const Piece& piece) mutable { return make(call, piece); }),
+               options, order);
+}
+
+template <class Make>
+Task Communicator::in_pieces(std::shared_ptr<Staging> staging, std::size_t pieces,
+                             std::shared_ptr<int> arrivals, Make make) {
+  for (std::size_t i = 0; i < pieces; ++i) {
+    {
+      Brought brought(*staging, i, arrivals);
+      co_await brought;
+    }
+    co_await make(Piece(*staging, i));
+    staging->carry_back(i);
+  }
+}
 
 }  // namespace quoit

@@ -34,11 +34,11 @@ class Compression {
   [[nodiscard]] const std::vector<Part>& parts() const { return parts_; }
 
   // Equal on ranks that mean the same: sizes, codecs, which tensors have residuals.
-  [[nodiscard]] const std::array<std::uint8_t, 5>& digest() const { return digest_; }
+  [[nodiscard]] const std::array<std::uint8_t, 4>& digest() const { return digest_; }
 
  private:
   std::vector<Part> parts_;
-  std::array<std::uint8_t, 5> digest_;
+  std::array<std::uint8_t, 4> digest_;
 };
 
 // Adds the time in its scope to a report's.

@@ -9,7 +9,7 @@ namespace quoit {
 namespace {
 
 // Residuals and random rounding aside, ranks must mean the same.
-std::array<std::uint8_t, 5> digest_of(const std::vector<Part>& parts) {
+std::array<std::uint8_t, 4> digest_of(const std::vector<Part>& parts) {
   std::string said;
   for (const Part& part : parts) {
     said += text(part.where.count, " ", part.codec->name(), part.residual ? "+" : "");
@@ -21,7 +21,7 @@ std::array<std::uint8_t, 5> digest_of(const std::vector<Part>& parts) {
 }
 
 // That, and whose turn it is in low-rank parts.
-std::array<std::uint8_t, 5> digest_now(const Compression& how) {
+std::array<std::uint8_t, 4> digest_now(const Compression& how) {
   Hash hash;
   for (const std::uint8_t byte : how.digest()) hash.take(byte);
   for (const Part& part : how.parts())
@@ -61,6 +61,13 @@ std::vector<TileRange> in_ring_order(const std::vector<TileRange>& by_rank, cons
   return ranges;
 }
 
+// The same tiles of a copy of the buffer.
+std::vector<Tile> moved(std::vector<Tile> tiles, const View& from, const View& to) {
+  if (to.data != from.data)
+    for (Tile& tile : tiles) tile.data.data = to.data + (tile.data.data - from.data);
+  return tiles;
+}
+
 }  // namespace
 
 Compression::Compression(std::vector<Part> parts) : parts_(std::move(parts)) {
@@ -83,13 +90,18 @@ Communicator::Handle Communicator::compressed_all_reduce(View data,
   check_mean_or_sum(reduction.op);
   std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
   const Call call = next_call(Op::CompressedAllReduce, data.dtype, data.count, -1, reduction.op);
+  const std::size_t pieces =
+      pieces_of(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
   const auto n = static_cast<std::size_t>(size());
   Compressor by = compressor(std::move(how), terms, 2 * data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
   by.terms.seed += call.sequence;
-  return start(call,
-               reduce_compressed(call, data, std::move(tiles), std::move(by), terms.fingerprint),
-               options);
+  auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,
+                                                                      const Piece& piece) mutable {
+    return reduce_compressed(call, piece(data), moved(std::move(tiles), data, piece(data)),
+                             std::move(by), terms.fingerprint);
+  };
+  return run(call, options, pieces, std::move(make));
 }
 
 Task Communicator::reduce_compressed(Call call, View data, std::vector<Tile> tiles, Compressor by,
@@ -128,8 +140,13 @@ Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out
   Compressor by = compressor(std::move(how), terms, data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
   by.terms.seed += call.sequence;
-  return start(call, scatter_compressed(call, data.at(mine), out, std::move(tiles), std::move(by)),
-               options);
+  const std::size_t pieces = pieces_of(options, 0, [&] { return Staging::Touched{{data}, {out}}; });
+  auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,
+                                                                      const Piece& piece) mutable {
+    return scatter_compressed(call, piece(data).at(mine), piece(out),
+                              moved(std::move(tiles), data, piece(data)), std::move(by));
+  };
+  return run(call, options, pieces, std::move(make));
 }
 
 Task Communicator::scatter_compressed(Call call, View mine, View out, std::vector<Tile> tiles,
@@ -156,7 +173,13 @@ Communicator::Handle Communicator::compressed_all_gather(View data,
   Compressor by = compressor(std::move(how), terms,
                              mine * size_of(data.dtype) * (static_cast<std::size_t>(size()) - 1));
   by.terms.seed = terms.seed + call.sequence;
-  return start(call, gather_compressed(call, std::move(tiles), std::move(by)), options);
+  const std::size_t pieces =
+      pieces_of(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
+  auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,
+                                                                      const Piece& piece) mutable {
+    return gather_compressed(call, moved(std::move(tiles), data, piece(data)), std::move(by));
+  };
+  return run(call, options, pieces, std::move(make));
 }
 
 Task Communicator::gather_compressed(Call call, std::vector<Tile> tiles, Compressor by) {

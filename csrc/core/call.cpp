@@ -42,16 +42,16 @@ std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)];
 
 bool well_formed(const Call& call) {
   return static_cast<std::size_t>(call.op) < kOps && static_cast<int>(call.dtype) < kDTypes &&
-         static_cast<int>(call.reduce) < kReduceOps;
+         static_cast<int>(call.reduce) < kReduceOps && call.staged <= 1;
 }
 
-std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks) {
+std::array<std::uint8_t, 4> digest_of_sizes(const std::vector<View>& blocks) {
   Hash hash;
   for (const View& block : blocks) hash.take(block.count);
   return hash.digest();
 }
 
-std::array<std::uint8_t, 5> digest_of_text(std::string_view text) {
+std::array<std::uint8_t, 4> digest_of_text(std::string_view text) {
   Hash hash;
   for (const char letter : text) hash.take(static_cast<unsigned char>(letter));
   return hash.digest();
@@ -68,6 +68,7 @@ std::string describe(const Call& call) {
   if (call.count > 0) said += text("[", call.count, "]");
   if (reduces(call.op)) said += text(" ", name_of(call.reduce));
   if (rooted(call.op)) said += text(" root ", call.root);
+  if (call.staged != 0) said += " on an accelerator";
   return said;
 }
 

@@ -35,9 +35,12 @@ struct Call {
   Op op = Op::Barrier;
   DType dtype = DType::UInt8;
   ReduceOp reduce = ReduceOp::Sum;
+  // 1 where an accelerator's memory is brought to the host's and back, and large calls therefore go
+  // in pieces; 0 where the memory is the host's.
+  std::uint8_t staged = 0;
   // A digest of the sizes of blocks that may differ, or of how they are encoded; it also keeps the
   // struct free of padding, as it is compared as bytes on the wire.
-  std::array<std::uint8_t, 5> blocks{};
+  std::array<std::uint8_t, 4> blocks{};
 
   friend bool operator==(const Call&, const Call&) = default;
 };
@@ -46,8 +49,8 @@ static_assert(sizeof(Call) == 24);
 // Whether bytes that came in place of a call may be one: otherwise it has no description.
 bool well_formed(const Call& call);
 
-std::array<std::uint8_t, 5> digest_of_sizes(const std::vector<View>& blocks);
-std::array<std::uint8_t, 5> digest_of_text(std::string_view text);
+std::array<std::uint8_t, 4> digest_of_sizes(const std::vector<View>& blocks);
+std::array<std::uint8_t, 4> digest_of_text(std::string_view text);
 
 // "all_reduce #41 float32[16] SUM"
 std::string describe(const Call& call);

@@ -15,10 +15,10 @@ class Hash {
   [[nodiscard]] std::uint64_t value() const { return state_; }
 
   // Its upper bits, which depend on everything.
-  [[nodiscard]] std::array<std::uint8_t, 5> digest() const {
-    std::array<std::uint8_t, 5> digest;
+  [[nodiscard]] std::array<std::uint8_t, 4> digest() const {
+    std::array<std::uint8_t, 4> digest;
     for (std::size_t i = 0; i < digest.size(); ++i)
-      digest[i] = static_cast<std::uint8_t>(state_ >> (24 + 8 * i));
+      digest[i] = static_cast<std::uint8_t>(state_ >> (32 + 8 * i));
     return digest;
   }
 

@@ -40,6 +40,13 @@ class Work {
   // As the constructor's; for whoever has just got the Work, and still holds it.
   void hold(std::shared_ptr<void> keep) { keep_ = std::move(keep); }
 
+  // For every thread that has waited, of an operation on an accelerator's memory: see
+  // Staging::join.
+  void join() const {
+    if (join_) join_();
+  }
+  void set_join(std::function<void()> join) { join_ = std::move(join); }
+
   // For the engine.
   void run_epilogue() const {
     if (epilogue_) epilogue_();
@@ -53,6 +60,7 @@ class Work {
   const Deadline deadline_;
   std::shared_ptr<void> keep_;
   const std::function<void()> epilogue_;
+  std::function<void()> join_;
   std::exception_ptr error_;
   int source_ = -1;
   std::atomic<bool> done_{false};

@@ -323,7 +323,9 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors&
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions& opts) {
   return translated([&] {
-    auto work = start(Operands(), opts.timeout, opts.asyncOp,
+    Operands operands;
+    if (opts.device && !opts.device->is_cpu()) operands.after(*opts.device, "barrier");
+    auto work = start(operands, opts.timeout, opts.asyncOp,
                       [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
     return hand_out(std::move(work), OpType::BARRIER, Tensors{}, Tensors{});
   });

@@ -39,8 +39,9 @@ ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& stor
 ProcessGroupQuoit::~ProcessGroupQuoit() = default;
 
 // Worth it only where somebody shares memory with this rank.
-bool ProcessGroupQuoit::supportsTensorAlloc(c10::DeviceIndex /*device*/) {
-  return communicator_ != nullptr && communicator_->shape().ranks_per_host > 1;
+bool ProcessGroupQuoit::supportsTensorAlloc(c10::DeviceIndex device) {
+  const bool of_cpu = device < 0;
+  return of_cpu && communicator_ != nullptr && communicator_->shape().ranks_per_host > 1;
 }
 
 at::Tensor ProcessGroupQuoit::allocateTensor(long size, at::TensorOptions options) {

@@ -187,6 +187,7 @@ Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
   if (timeout > kNoTimeout) options.timeout = timeout;
   options.mode = mode;
   options.epilogue = operands.epilogue();
+  options.staging = operands.staging();
   if (mode != Engine::Mode::Now) {
     options.keep = operands.keep();
     return start_call(communicator(), std::move(options));

@@ -25,7 +25,7 @@ SparseSum::SparseSum(const at::Tensor& result, int rank, int size)
   QUOIT_CHECK(result.layout() == at::kSparse, UsageError, kAsked, ": its layout is ",
               text(result.layout()), ": pass tensor.to_sparse_coo() or tensor.to_dense()");
   QUOIT_CHECK(result.device().is_cpu(), UsageError, kAsked, ": it is on ", result.device().str(),
-              ", but this build of quoit communicates CPU tensors: move it with .cpu()");
+              ", and works on the CPU only: move it with .cpu()");
   QUOIT_CHECK(static_cast<std::size_t>(result.dim()) <= kMaxDims, UsageError, kAsked, ": it has ",
               result.dim(), " dimensions; at most ", kMaxDims, " work");
   const at::NoGradGuard no_grad;

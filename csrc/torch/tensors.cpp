@@ -1,5 +1,7 @@
 #include "torch/tensors.h"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 namespace quoit {
 namespace {
 
@@ -113,19 +115,33 @@ View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const cha
   QUOIT_CHECK(tensor.defined(), UsageError, what, " is not a tensor");
   QUOIT_CHECK(tensor.layout() == at::kStrided, UsageError, what,
               " is a sparse tensor, which this operation does not take: pass tensor.to_dense()");
-  QUOIT_CHECK(tensor.device().is_cpu(), UsageError, what, " is on ", tensor.device().str(),
-              ", but this build of quoit communicates CPU tensors: move it with .cpu(), or use "
-              "backend='cpu:quoit,cuda:nccl'");
+  const bool staged = !tensor.device().is_cpu();
+  if (staged) after(tensor.device(), what);
+  QUOIT_CHECK(tensors_.empty() || staged == (staging_ != nullptr), UsageError, what, " is on ",
+              tensor.device().str(), ", another tensor of the same call on ",
+              tensors_.front().device().str(), ": move one of them with .to()");
   const Element element = element_of(tensor);
   at::Tensor flat = tensor;
   if (!tensor.is_contiguous()) {
     const at::Tensor given = copyable(tensor);
     flat = reads ? given.contiguous() : at::empty_like(given, at::MemoryFormat::Contiguous);
-    if (writes) copies_back_.emplace_back(given, flat);
+    if (writes && staged) staging_->copy_back(given, flat);
+    if (writes && !staged) copies_back_.emplace_back(given, flat);
   }
   tensors_.push_back(flat);
+  if (staged) staging_->add(flat);
   return {static_cast<std::byte*>(flat.data_ptr()),
           static_cast<std::size_t>(flat.numel()) * element.each, element.dtype};
+}
+
+void Operands::after(c10::Device device, const char* what) {
+  QUOIT_CHECK(!device.is_meta() && c10::impl::hasDeviceGuardImpl(device.type()), UsageError, what,
+              " is on ", device.str(), ", whose memory quoit cannot reach: move it with .cpu()");
+  if (!device.has_index()) device = c10::impl::VirtualGuardImpl(device.type()).getDevice();
+  QUOIT_CHECK(staging_ == nullptr || staging_->device() == device, UsageError, what, " is on ",
+              device.str(), ", another tensor of the same call on ", staging_->device().str(),
+              ": move one of them with .to()");
+  if (!staging_) staging_ = std::make_shared<DeviceStaging>(device);
 }
 
 View Operands::input(const at::Tensor& tensor, const char* what) {

@@ -1,5 +1,5 @@
 #pragma once
-// Tensors as the runtime sees them: views of contiguous CPU memory.
+// Tensors as the runtime sees them: views of contiguous memory, of the CPU or of an accelerator.
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/util/SmallVector.h>
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/types.h"
+#include "torch/device_staging.h"
 
 namespace quoit {
 
@@ -46,6 +46,12 @@ class Operands {
     tensors_.append(tensors.begin(), tensors.end());
   }
 
+  // Of an operation that has no tensors: what is on the current stream of `device` comes before it.
+  void after(c10::Device device, const char* what);
+
+  // What brings tensors of an accelerator to the host; null if all are of the CPU.
+  [[nodiscard]] std::shared_ptr<Staging> staging() const { return staging_; }
+
   // What keeps all the memory alive, and what copies outputs back (empty when nothing has to be).
   [[nodiscard]] std::shared_ptr<void> keep() const { return std::make_shared<Kept>(tensors_); }
   [[nodiscard]] std::function<void()> epilogue() const;
@@ -56,7 +62,8 @@ class Operands {
   View view(const at::Tensor& tensor, bool reads, bool writes, const char* what);
 
   Kept tensors_;
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;  // to, from
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;  // to, from; of CPU tensors
+  std::shared_ptr<DeviceStaging> staging_;
 };
 
 }  // namespace quoit

@@ -2,6 +2,8 @@
 
 #include <ATen/core/ivalue.h>
 #include <ATen/record_function.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <torch/python.h>
 
@@ -56,6 +58,21 @@ at::IValue value_of(c10d::OpType type, const std::vector<at::Tensor>& outputs) {
   for (const at::Tensor& output : outputs)
     if (output.sizes() != outputs.front().sizes()) return outputs;
   return std::vector{at::stack(outputs)};
+}
+
+// On an accelerator, the future stands for what is on the current stream: on one of its own, as
+// what the caller has put on this thread's is none of the future's business.
+void complete(c10::ivalue::Future& future, c10d::OpType type,
+              const std::vector<Communicator::Handle>& parts,
+              const std::vector<at::Tensor>& outputs) {
+  c10::OptionalStreamGuard on;
+  if (!future.devices().empty()) {
+    const c10::Device device = future.devices().front();
+    const c10::impl::VirtualGuardImpl guard(device.type());
+    on.reset_stream(guard.getStreamFromGlobalPool(device));
+    for (const auto& part : parts) part->join();
+  }
+  future.markCompleted(value_of(type, outputs));
 }
 
 }  // namespace
@@ -122,6 +139,7 @@ bool WorkQuoit::wait(std::chrono::milliseconds timeout) {
   const Deadline deadline = timeout > kNoTimeout ? Deadline::after(timeout) : Deadline();
   try {
     for (const auto& part : parts_) communicator_->engine().wait(*part, deadline);
+    for (const auto& part : parts_) part->join();
   } catch (const Error&) {
     std::rethrow_exception(
         as_torch_error(said_by(communicator_->where(), std::current_exception())));
@@ -139,14 +157,18 @@ c10::intrusive_ptr<c10::ivalue::Future> WorkQuoit::getFuture() {
   }
   const std::lock_guard lock(mutex_);
   if (future_) return future_;
-  future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+  std::vector<c10::Device> devices;
+  for (const at::Tensor& output : outputs_)
+    if (!output.device().is_cpu()) devices = {output.device()};
+  future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()),
+                                                     devices);
   // The last part to end marks the future; the pieces hold no reference to this Work.
   auto left = std::make_shared<std::atomic<std::size_t>>(parts_.size());
   const auto done = [left, type = opType_, parts = parts_, outputs = outputs_, future = future_] {
     if (left->fetch_sub(1) > 1) return;
     for (const auto& part : parts)
       if (part->error()) return future->setError(as_torch_error(part->error()));
-    future->markCompleted(value_of(type, outputs));
+    complete(*future, type, parts, outputs);
   };
   if (parts_.empty()) future_->markCompleted(value_of(opType_, outputs_));
   for (const auto& part : parts_) part->when_done(done);

@@ -14,7 +14,6 @@ from quoit import launch
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-DEVICES = ["cpu"]
 
 
 def register() -> None:
@@ -27,9 +26,18 @@ def register() -> None:
 
     if not dist.is_available() or hasattr(dist.Backend, "QUOIT"):
         return
-    dist.Backend.register_backend("quoit", _create, extended_api=True, devices=DEVICES)
+    dist.Backend.register_backend("quoit", _create, extended_api=True, devices=_devices())
     rendezvous.install()
     torch_calls.install()
+
+
+def _devices() -> list[str]:
+    """The CPU, and the accelerators that this torch was built for. Others take a device map."""
+    import torch
+
+    backends: Any = torch.backends  # untyped functions
+    built = {"cuda": backends.cuda.is_built(), "xpu": torch.xpu._is_compiled()}
+    return ["cpu", *(name for name, there in built.items() if there)]
 
 
 def autoload() -> None:
