@@ -163,6 +163,7 @@ bool Work::exchange() {
   for (const bool collective : {true, false}) {
     for (Operation& operation : operations) {
       if (operation.collective != collective) continue;
+      if (operation.prepare) operation.prepare();
       for (const Transfer& transfer : operation.transfers) {
         Lane& lane = lanes[{transfer.comm, transfer.peer}];
         lane.comm = transfer.comm;

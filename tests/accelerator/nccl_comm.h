@@ -69,8 +69,9 @@ struct Operation {
   Comm* comm;
   void* stream;
   bool collective;
-  std::vector<Transfer> transfers;
-  std::function<void()> finish;  // once all transfers of the group are done
+  std::vector<Transfer> transfers{};
+  std::function<void()> prepare{};  // before the transfers
+  std::function<void()> finish{};   // once all transfers of the group are done
 };
 
 // Queues the operations of one group on their streams: those of one communicator or one stream

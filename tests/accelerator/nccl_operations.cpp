@@ -28,6 +28,22 @@ Result check_reduction(Comm* comm, int reduction) {
              : fail(kInvalidArgument, "no reduction: " + std::to_string(reduction));
 }
 
+// The input of a reduction: the caller's, or where it will be, multiplied, when the work runs.
+const void* input_of(Operation& operation, const void* in, size_t count, int type, int op) {
+  if (op < kReductions) return in;
+  ScaleOp scale;
+  {
+    std::lock_guard lock(operation.comm->mutex);
+    scale = operation.comm->scales.at(op);
+  }
+  auto scaled = std::make_shared<std::vector<char>>(count * kBytes.at(static_cast<size_t>(type)));
+  operation.prepare = [=] {
+    const void* factor = scale.device != nullptr ? scale.device : scale.immediate;
+    reduce(static_cast<Type>(type), kSum, factor, {in}, scaled->data(), count);
+  };
+  return scaled->data();
+}
+
 // Of every rank's `bytes` at `data + rank * stride`, or at `data` with stride 0.
 void send_to_all(Operation& operation, const void* data, size_t bytes, size_t stride) {
   Comm* comm = operation.comm;
@@ -55,16 +71,9 @@ void reduce_here(Operation& operation, const void* own, void* out, size_t count,
     inputs.push_back(part.data());
     operation.transfers.push_back({comm, peer, false, part.data(), bytes});
   }
-  ScaleOp scale;
-  const bool scaled = op >= kReductions;
-  if (scaled) {
-    std::lock_guard lock(comm->mutex);
-    scale = comm->scales.at(op);
-  }
-  operation.finish = [=] {
-    const void* factor = scale.device != nullptr ? scale.device : scale.immediate;
-    reduce(static_cast<Type>(type), scaled ? kSum : static_cast<Reduction>(op),
-           scaled ? factor : nullptr, inputs, out, count);
+  const auto reduction = op < kReductions ? static_cast<Reduction>(op) : kSum;
+  operation.finish = [=, held = parts] {
+    reduce(static_cast<Type>(type), reduction, nullptr, inputs, out, count);
   };
 }
 
@@ -80,7 +89,8 @@ Result ncclAllReduce(const void* in, void* out, size_t count, int type, int op, 
   called(__func__);
   if (Result bad = check(comm, type); bad != kSuccess) return bad;
   if (Result bad = check_reduction(comm, op); bad != kSuccess) return bad;
-  Operation operation{comm, stream, true, {}, {}};
+  Operation operation{comm, stream, true};
+  in = input_of(operation, in, count, type, op);
   send_to_all(operation, in, count * kBytes[static_cast<size_t>(type)], 0);
   reduce_here(operation, in, out, count, type, op);
   return submit(std::move(operation));
@@ -91,7 +101,8 @@ Result ncclReduce(const void* in, void* out, size_t count, int type, int op, int
   called(__func__);
   if (Result bad = check(comm, type, root); bad != kSuccess) return bad;
   if (Result bad = check_reduction(comm, op); bad != kSuccess) return bad;
-  Operation operation{comm, stream, true, {}, {}};
+  Operation operation{comm, stream, true};
+  in = input_of(operation, in, count, type, op);
   if (comm->rank == root) {
     reduce_here(operation, in, out, count, type, op);
   } else {
@@ -107,7 +118,7 @@ Result ncclBroadcast(const void* in, void* out, size_t count, int type, int root
   called(__func__);
   if (Result bad = check(comm, type, root); bad != kSuccess) return bad;
   const size_t bytes = count * kBytes[static_cast<size_t>(type)];
-  Operation operation{comm, stream, true, {}, {}};
+  Operation operation{comm, stream, true};
   if (comm->rank == root) {
     send_to_all(operation, in, bytes, 0);
     operation.finish = [=] { std::memmove(out, in, bytes); };
@@ -121,7 +132,7 @@ Result ncclAllGather(const void* in, void* out, size_t count, int type, Comm* co
   called(__func__);
   if (Result bad = check(comm, type); bad != kSuccess) return bad;
   const size_t bytes = count * kBytes[static_cast<size_t>(type)];
-  Operation operation{comm, stream, true, {}, {}};
+  Operation operation{comm, stream, true};
   send_to_all(operation, in, bytes, 0);
   auto* to = static_cast<char*>(out);
   for (int peer = 0; peer < comm->size; ++peer) {
@@ -141,7 +152,8 @@ Result ncclReduceScatter(const void* in, void* out, size_t count, int type, int 
   if (Result bad = check(comm, type); bad != kSuccess) return bad;
   if (Result bad = check_reduction(comm, op); bad != kSuccess) return bad;
   const size_t bytes = count * kBytes[static_cast<size_t>(type)];
-  Operation operation{comm, stream, true, {}, {}};
+  Operation operation{comm, stream, true};
+  in = input_of(operation, in, count * static_cast<size_t>(comm->size), type, op);
   send_to_all(operation, in, bytes, bytes);
   const char* own = static_cast<const char*>(in) + static_cast<size_t>(comm->rank) * bytes;
   reduce_here(operation, own, out, count, type, op);
@@ -153,14 +165,14 @@ Result ncclSend(const void* data, size_t count, int type, int peer, Comm* comm, 
   if (Result bad = check(comm, type, peer); bad != kSuccess) return bad;
   auto* from = static_cast<char*>(const_cast<void*>(data));
   const size_t bytes = count * kBytes[static_cast<size_t>(type)];
-  return submit({comm, stream, false, {{comm, peer, true, from, bytes}}, {}});
+  return submit({comm, stream, false, {{comm, peer, true, from, bytes}}});
 }
 
 Result ncclRecv(void* data, size_t count, int type, int peer, Comm* comm, void* stream) {
   called(__func__);
   if (Result bad = check(comm, type, peer); bad != kSuccess) return bad;
   const size_t bytes = count * kBytes[static_cast<size_t>(type)];
-  return submit({comm, stream, false, {{comm, peer, false, static_cast<char*>(data), bytes}}, {}});
+  return submit({comm, stream, false, {{comm, peer, false, static_cast<char*>(data), bytes}}});
 }
 
 // residence: 0 device memory, read when the work runs; 1 host memory, read now.
