@@ -242,7 +242,7 @@ def a_group_of_two_communicators_and_two_streams() -> None:
 
 
 def work_is_on_the_stream() -> None:
-    """Behind what is queued there, without the caller, and unseen by a stream that does not wait."""
+    """Behind what is queued there, without the caller; who does not wait sees nothing of it."""
     data, early, late = torch.zeros(1000, device="fake"), pinned(5), pinned(5)
     side, other = stream(), stream()
     source = pinned(1)

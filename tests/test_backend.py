@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 
 import torch_cases
 from conftest import Outcome
-from worlds import World
+from worlds import World, played
 
 WORLDS = [
     World("processes", "aa"),
     World("processes", "aaa"),
-    World("torchrun", "aa"),
     World("torchrun", "aab"),
     World("spawn-file", "aa"),
     World("spawn-tcp", "aa"),
-    World("mpich", "aa"),
     World("mpich", "aabb"),
-    World("openmpi", "aa"),
     World("openmpi", "ab"),
     World("cluster-torchrun", "aabb"),
-    World("cluster-mpich", "aab"),
     World("cluster-openmpi", "ab"),
+]
+SLOW_WORLDS = [
+    World("torchrun", "aa"),
+    World("mpich", "aa"),
+    World("openmpi", "aa"),
+    World("cluster-mpich", "aab"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("world", "case"),
-    [
-        pytest.param(world, f"torch_cases.{name}", id=f"{world}-{name}", marks=world.marks)
-        for world, name in product(WORLDS, torch_cases.CASES)
-    ],
-)
+@pytest.mark.parametrize(("world", "case"), played(torch_cases, WORLDS, SLOW_WORLDS))
 def test_backend(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)

@@ -15,9 +15,9 @@ WORLDS = [
     World("processes", "a"),
     World("processes", "aa"),
     World("processes", "aaa"),
-    World("mpich", "aabb"),
     World("openmpi", "aab"),
 ]
+SLOW_WORLDS = [World("mpich", "aabb")]
 # Of those that take longest, the default run has them where they differ most.
 LONG = {
     "every_dtype_takes_every_way": "processes-aa",
@@ -36,9 +36,10 @@ CASES = [
             world,
             case,
             id=f"{world}-{case.partition('.')[2]}",
-            marks=[pytest.mark.slow] * (LONG.get(case.partition(".")[2], str(world)) != str(world)),
+            marks=[pytest.mark.slow]
+            * (world in SLOW_WORLDS or LONG.get(case.partition(".")[2], str(world)) != str(world)),
         )
-        for world, case in product(WORLDS, CASES)
+        for world, case in product(WORLDS + SLOW_WORLDS, CASES)
     ],
 )
 def test_torch_ops(world: World, case: str, outcome: Outcome) -> None:

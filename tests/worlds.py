@@ -93,7 +93,10 @@ def played(
             world,
             f"{module.__name__}.{name}",
             id=f"{world}-{name}",
-            marks=[pytest.mark.slow] if world in slow_worlds or name in slow_cases else [],
+            marks=[
+                *world.marks,
+                *([pytest.mark.slow] if world in slow_worlds or name in slow_cases else []),
+            ],
         )
         for world in (*worlds, *slow_worlds)
         for name in module.CASES
