@@ -1,0 +1,221 @@
+"""The test accelerator: a torch device "fake" whose streams are threads of the host.
+
+``install()`` builds its library once, into build/accelerator, and makes the device known to torch.
+Streams, events, pinned memory and freed memory behave as on a GPU, so that what forgets to wait,
+or to note a stream, computes wrong numbers here, too. See streams.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.backend_registration import (
+    generate_methods_for_privateuse1_backend,
+    rename_privateuse1_backend,
+)
+
+from quoit._build import compiler
+
+_HERE = Path(__file__).resolve().parent
+_BUILD_S = 600.0
+NAME = "fake"
+FOLDER = _HERE.parent.parent / "build" / "accelerator"
+DEVICE_LIBRARY = FOLDER / "libfakedevice.so"
+
+
+def build() -> None:
+    """Compiles the libraries unless they are there for these sources and this torch."""
+    stamp = FOLDER / "stamp"
+    wanted = _digest()
+    with _locked():
+        if stamp.exists() and stamp.read_text() == wanted:
+            return
+        print("building the test accelerator (once, about a minute)...", file=sys.stderr)
+        stamp.unlink(missing_ok=True)
+        torch_dir = Path(torch.__file__).parent
+        headers = (torch_dir / "include", torch_dir / "include/torch/csrc/api/include")
+        flags = ["-std=c++20", "-O1", "-fPIC", "-pthread", f"-I{_HERE}"]
+        flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
+        flags += [part for folder in headers for part in ("-isystem", str(folder))]
+        # As one unit: nearly all the time goes into reading torch's headers.
+        unit = FOLDER / "device.cpp"
+        unit.write_text("".join(f'#include "{_HERE / name}"\n' for name in _DEVICE_SOURCES))
+        link = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+        _run([*flags, "-shared", str(unit), *link], DEVICE_LIBRARY)
+        stamp.write_text(wanted)
+
+
+@functools.cache
+def device_library() -> ctypes.CDLL:
+    """The library of the device, built when it must be, for its C functions; see streams.h."""
+    build()
+    library = ctypes.CDLL(str(DEVICE_LIBRARY), mode=ctypes.RTLD_GLOBAL)
+    library.fake_set_delay_us.argtypes = [ctypes.c_long]
+    library.fake_set_capturing.argtypes = [ctypes.c_int]
+    return library
+
+
+@functools.cache
+def install() -> None:
+    """Makes the device "fake" known to torch, in this process."""
+    device_library()
+    rename_privateuse1_backend(NAME)
+    anything: Any = torch  # untyped functions
+    anything._register_device_module(NAME, _module())
+    generate_methods_for_privateuse1_backend(for_storage=True)
+
+
+@contextlib.contextmanager
+def delay(seconds: float) -> Iterator[None]:
+    """Within, each asynchronous work of this process first sleeps for so long."""
+    device_library().fake_set_delay_us(round(seconds * 1e6))
+    try:
+        yield
+    finally:
+        device_library().fake_set_delay_us(0)
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[None]:
+    """Within, every stream says that it is being captured."""
+    device_library().fake_set_capturing(1)
+    try:
+        yield
+    finally:
+        device_library().fake_set_capturing(0)
+
+
+_DEVICE_SOURCES = ("streams.cpp", "device.cpp", "ops.cpp")
+
+
+def _digest() -> str:
+    """What a build is for: the sources, this file included, the compiler and torch."""
+    digest = hashlib.sha256(repr((compiler(), torch.__version__, torch.__file__)).encode())
+    for file in sorted((*_HERE.glob("*.cpp"), *_HERE.glob("*.h"), _HERE / "__init__.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + _BUILD_S
+    with (FOLDER / "lock").open("wb") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{FOLDER / 'lock'} was held for {_BUILD_S:.0f} s") from None
+                time.sleep(0.05)
+        yield
+
+
+def _run(arguments: list[str], target: Path) -> None:
+    made = target.with_suffix(".new")
+    command = [*compiler(), *arguments, f"-Wl,-soname,{target.name}", "-o", str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    os.replace(made, target)
+
+
+class Stream(torch.Stream):
+    """A torch.Stream of the fake device unless another is named."""
+
+    def __new__(cls, device: Any = None, priority: int = 0, **named: int) -> Stream:
+        if named:
+            return super().__new__(cls, **named)
+        return super().__new__(cls, _device(device), priority=priority)
+
+
+class Event(torch.Event):
+    """A torch.Event of the fake device."""
+
+    def __new__(cls, enable_timing: bool = False, **_: bool) -> Event:
+        return super().__new__(cls, NAME, enable_timing=enable_timing)
+
+
+class _Device:
+    """The current device is this one within; None or a negative index changes nothing."""
+
+    def __init__(self, device: Any) -> None:
+        self.index = -1 if device is None else _device(device).index
+        self.before = -1
+
+    def __enter__(self) -> None:
+        if self.index >= 0:
+            self.before = torch._C._accelerator_exchangeDevice(self.index)
+
+    def __exit__(self, *error: object) -> None:
+        if self.index >= 0:
+            torch._C._accelerator_setDeviceIndex(self.before)
+
+
+@contextlib.contextmanager
+def _stream(stream: torch.Stream | None) -> Iterator[None]:
+    if stream is None:
+        yield
+        return
+    with stream:
+        yield
+
+
+def _device(device: Any) -> torch.device:
+    if isinstance(device, int):
+        return torch.device(NAME, device)
+    named = torch.device(NAME if device is None else device)
+    current = torch.accelerator.current_device_index()
+    return named if named.index is not None else torch.device(NAME, current)
+
+
+def _module() -> types.ModuleType:
+    """What torch looks for in torch.fake."""
+    module = types.ModuleType(f"torch.{NAME}", "The test accelerator.")
+    generic = torch.accelerator
+    parts: dict[str, Any] = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "_is_in_bad_fork": lambda: False,
+        "_lazy_init": lambda: None,
+        "init": lambda: None,
+        "device_count": device_library().fake_device_count,  # which torch.accelerator asks here
+        "current_device": generic.current_device_index,
+        "set_device": lambda device: generic.set_device_index(_device(device)),
+        "synchronize": generic.synchronize,
+        "current_stream": generic.current_stream,
+        "default_stream": lambda device=None: Stream(
+            stream_id=0,
+            device_index=_device(device).index,
+            device_type=int(torch._C._autograd.DeviceType.PrivateUse1.value),
+        ),
+        "set_stream": generic.set_stream,
+        "stream": _stream,
+        "device": _Device,
+        "Stream": Stream,
+        "Event": Event,
+        # What is random is drawn on the CPU, whose seed torch.manual_seed sets already.
+        "manual_seed": lambda seed: None,
+        "manual_seed_all": lambda seed: None,
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
+        "get_amp_supported_dtype": lambda: [torch.float16, torch.bfloat16],
+        "is_current_stream_capturing": lambda: bool(device_library().fake_is_capturing()),
+        "empty_cache": lambda: None,
+    }
+    vars(module).update(parts)
+    return module

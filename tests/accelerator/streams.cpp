@@ -1,0 +1,297 @@
+#include "streams.h"
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace fake {
+namespace {
+
+constexpr int64_t kPool = 8;
+constexpr unsigned char kPoison = 0xA5;
+constexpr auto kExit = std::chrono::seconds(2);
+
+std::atomic<long> delay_us{0};
+std::atomic<int> capturing{0};
+
+struct Device {
+  std::mutex mutex;
+  std::deque<Stream> streams;  // whose elements stay where they are
+  int64_t turn = 0;
+};
+
+void close_all();
+
+// Leaked, like the threads of the streams: both outlast every static object.
+std::array<Device, kDevices>& devices() {
+  static auto* all = [] {
+    auto* made = new std::array<Device, kDevices>;
+    for (int device = 0; device < kDevices; ++device) {
+      for (int64_t id = 0; id <= kPool; ++id) (*made)[device].streams.emplace_back(device, id);
+    }
+    std::atexit(close_all);
+    return made;
+  }();
+  return *all;
+}
+
+void close_all() {
+  for (Device& device : devices()) {
+    for (Stream& stream : device.streams) stream.close();
+  }
+}
+
+// Free memory, by size.
+struct Shelf {
+  std::mutex mutex;
+  std::multimap<size_t, void*> blocks;
+};
+
+Shelf& shelf() {
+  static auto* one = new Shelf;
+  return *one;
+}
+
+size_t rounded(size_t bytes) {
+  size_t size = 512;
+  while (size < bytes) size *= 2;
+  return size;
+}
+
+void* take(size_t bytes) {
+  {
+    std::lock_guard lock(shelf().mutex);
+    if (auto found = shelf().blocks.find(bytes); found != shelf().blocks.end()) {
+      void* data = found->second;
+      shelf().blocks.erase(found);
+      return data;
+    }
+  }
+  void* data = std::aligned_alloc(512, bytes);
+  if (data == nullptr) throw std::bad_alloc();
+  std::memset(data, kPoison, bytes);
+  return data;
+}
+
+void put_back(void* data, size_t bytes) {
+  std::memset(data, kPoison, bytes);
+  std::lock_guard lock(shelf().mutex);
+  shelf().blocks.emplace(bytes, data);
+}
+
+struct PinnedTable {
+  std::mutex mutex;
+  std::map<uintptr_t, std::shared_ptr<Pinned>> blocks;
+};
+
+PinnedTable& pinned_table() {
+  static auto* one = new PinnedTable;
+  return *one;
+}
+
+}  // namespace
+
+void Mark::reach() {
+  std::lock_guard lock(mutex_);
+  reached_ = true;
+  when_ = std::chrono::steady_clock::now();
+  changed_.notify_all();
+}
+
+void Mark::wait() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return reached_; });
+}
+
+bool Mark::reached() {
+  std::lock_guard lock(mutex_);
+  return reached_;
+}
+
+std::chrono::steady_clock::time_point Mark::when() {
+  std::lock_guard lock(mutex_);
+  return when_;
+}
+
+void Stream::enqueue(std::function<void()> work) {
+  std::lock_guard lock(mutex_);
+  if (closed_) return;
+  if (!started_) {
+    started_ = true;
+    std::thread([this] { run(); }).detach();
+  }
+  queue_.push_back(std::move(work));
+  changed_.notify_all();
+}
+
+void Stream::run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return !queue_.empty() && !closed_; });
+    auto work = std::move(queue_.front());
+    queue_.pop_front();
+    running_ = true;
+    lock.unlock();
+    work();
+    work = nullptr;  // what it held goes before anybody hears that it has run
+    lock.lock();
+    running_ = false;
+    changed_.notify_all();
+  }
+}
+
+std::shared_ptr<Mark> Stream::mark() {
+  auto mark = std::make_shared<Mark>();
+  enqueue([mark] { mark->reach(); });
+  return mark;
+}
+
+void Stream::wait_for(std::shared_ptr<Mark> mark) {
+  enqueue([mark = std::move(mark)] { mark->wait(); });
+}
+
+bool Stream::idle() {
+  std::lock_guard lock(mutex_);
+  return closed_ || (queue_.empty() && !running_);
+}
+
+void Stream::synchronize() {
+  if (!idle()) mark()->wait();
+}
+
+// At the end of the process: the statics of torch go away, so nothing may run any more. A work
+// that waits for another rank is left behind where it waits.
+void Stream::close() {
+  std::unique_lock lock(mutex_);
+  closed_ = true;
+  changed_.wait_for(lock, kExit, [this] { return !running_; });
+}
+
+Stream& stream(int device, int64_t id) {
+  Device& home = devices().at(static_cast<size_t>(device));
+  std::lock_guard lock(home.mutex);
+  return home.streams.at(static_cast<size_t>(id));
+}
+
+Stream& new_stream(int device) {
+  Device& home = devices().at(static_cast<size_t>(device));
+  std::lock_guard lock(home.mutex);
+  return home.streams.emplace_back(device, static_cast<int64_t>(home.streams.size()));
+}
+
+Stream& pool_stream(int device) {
+  Device& home = devices().at(static_cast<size_t>(device));
+  std::lock_guard lock(home.mutex);
+  return home.streams.at(static_cast<size_t>(1 + home.turn++ % kPool));
+}
+
+void synchronize_device(int device) {
+  std::vector<Stream*> all;
+  {
+    Device& home = devices().at(static_cast<size_t>(device));
+    std::lock_guard lock(home.mutex);
+    for (Stream& stream : home.streams) all.push_back(&stream);
+  }
+  for (Stream* stream : all) stream->synchronize();
+}
+
+int& current_device() {
+  thread_local int device = 0;
+  return device;
+}
+
+namespace {
+Stream*& current(int device) {
+  thread_local std::array<Stream*, kDevices> streams{};
+  return streams.at(static_cast<size_t>(device));
+}
+}  // namespace
+
+Stream& current_stream(int device) {
+  Stream*& now = current(device);
+  if (now == nullptr) now = &stream(device, 0);
+  return *now;
+}
+
+void set_current_stream(Stream& stream) { current(stream.device) = &stream; }
+
+void delay() {
+  if (long pause = delay_us.load(); pause > 0) {
+    std::this_thread::sleep_for(std::chrono::microseconds(pause));
+  }
+}
+
+Block* allocate(Stream& home, size_t bytes) {
+  const size_t size = rounded(bytes);
+  auto* block = new Block;
+  block->data = take(size);
+  block->bytes = size;
+  block->home = &home;
+  return block;
+}
+
+void note_user(Block& block, Stream& user) {
+  std::lock_guard lock(block.mutex);
+  if (&user != block.home) block.users.insert(&user);
+}
+
+void release(Block* block) {
+  std::set<Stream*> users = std::move(block->users);
+  users.insert(block->home);
+  auto left = std::make_shared<std::atomic<size_t>>(users.size());
+  for (Stream* user : users) {
+    user->enqueue([left, block] {
+      if (left->fetch_sub(1) > 1) return;
+      put_back(block->data, block->bytes);
+      delete block;
+    });
+  }
+}
+
+Pinned::Pinned(size_t bytes) : data(take(rounded(bytes))), bytes(rounded(bytes)) {}
+
+Pinned::~Pinned() { put_back(data, bytes); }
+
+void* allocate_pinned(size_t bytes) {
+  auto block = std::make_shared<Pinned>(bytes);
+  std::lock_guard lock(pinned_table().mutex);
+  pinned_table().blocks.emplace(reinterpret_cast<uintptr_t>(block->data), block);
+  return block->data;
+}
+
+void release_pinned(void* data) {
+  std::shared_ptr<Pinned> last;  // gone after the lock
+  std::lock_guard lock(pinned_table().mutex);
+  auto found = pinned_table().blocks.find(reinterpret_cast<uintptr_t>(data));
+  if (found == pinned_table().blocks.end()) return;
+  last = std::move(found->second);
+  pinned_table().blocks.erase(found);
+}
+
+std::shared_ptr<Pinned> find_pinned(const void* inside) {
+  const auto address = reinterpret_cast<uintptr_t>(inside);
+  std::lock_guard lock(pinned_table().mutex);
+  auto next = pinned_table().blocks.upper_bound(address);
+  if (next == pinned_table().blocks.begin()) return nullptr;
+  auto& [begin, block] = *std::prev(next);
+  return address < begin + block->bytes ? block : nullptr;
+}
+
+}  // namespace fake
+
+extern "C" {
+
+void fake_enqueue(void* stream, void (*call)(void*), void* argument) {
+  static_cast<fake::Stream*>(stream)->enqueue([call, argument] { call(argument); });
+}
+
+void fake_set_delay_us(long microseconds) { fake::delay_us = microseconds; }
+long fake_delay_us() { return fake::delay_us; }
+void fake_set_capturing(int capturing) { fake::capturing = capturing; }
+int fake_is_capturing() { return fake::capturing; }
+int fake_device_count() { return fake::kDevices; }
+}
