@@ -13,11 +13,12 @@ import fcntl
 import functools
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +35,25 @@ _BUILD_S = 600.0
 NAME = "fake"
 FOLDER = _HERE.parent.parent / "build" / "accelerator"
 DEVICE_LIBRARY = FOLDER / "libfakedevice.so"
+NCCL_LIBRARY = FOLDER / "libfakenccl.so"
 
 
 def build() -> None:
     """Compiles the libraries unless they are there for these sources and this torch."""
-    stamp = FOLDER / "stamp"
-    wanted = _digest()
+    torch_dir = Path(torch.__file__).parent
+    headers = (torch_dir / "include", torch_dir / "include/torch/csrc/api/include")
+    flags = [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
+    flags += [part for folder in headers for part in ("-isystem", str(folder))]
+    flags += [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    nccl_flags = [f"-L{FOLDER}", "-lfakedevice", "-Wl,-rpath,$ORIGIN"]
     with _locked():
-        if stamp.exists() and stamp.read_text() == wanted:
-            return
-        print("building the test accelerator (once, about a minute)...", file=sys.stderr)
-        stamp.unlink(missing_ok=True)
-        torch_dir = Path(torch.__file__).parent
-        headers = (torch_dir / "include", torch_dir / "include/torch/csrc/api/include")
-        flags = ["-std=c++20", "-O1", "-fPIC", "-pthread", f"-I{_HERE}"]
-        flags += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"]
-        flags += [part for folder in headers for part in ("-isystem", str(folder))]
-        # As one unit: nearly all the time goes into reading torch's headers.
-        unit = FOLDER / "device.cpp"
-        unit.write_text("".join(f'#include "{_HERE / name}"\n' for name in _DEVICE_SOURCES))
-        link = [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-        _run([*flags, "-shared", str(unit), *link], DEVICE_LIBRARY)
-        stamp.write_text(wanted)
+        _build(DEVICE_LIBRARY, ("streams.cpp", "device.cpp", "ops.cpp"), ("streams.h",), flags)
+        _build(
+            NCCL_LIBRARY,
+            ("nccl_comm.cpp", "nccl.cpp", "nccl_operations.cpp"),
+            ("nccl_comm.h", "nccl_reduce.h", "streams.h"),
+            nccl_flags,
+        )
 
 
 @functools.cache
@@ -98,15 +96,26 @@ def capturing() -> Iterator[None]:
         device_library().fake_set_capturing(0)
 
 
-_DEVICE_SOURCES = ("streams.cpp", "device.cpp", "ops.cpp")
-
-
-def _digest() -> str:
-    """What a build is for: the sources, this file included, the compiler and torch."""
-    digest = hashlib.sha256(repr((compiler(), torch.__version__, torch.__file__)).encode())
-    for file in sorted((*_HERE.glob("*.cpp"), *_HERE.glob("*.h"), _HERE / "__init__.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def _build(
+    target: Path, sources: Sequence[str], headers: Sequence[str], flags: Sequence[str]
+) -> None:
+    stamp = target.with_suffix(".stamp")
+    wanted = hashlib.sha256(repr((compiler(), torch.__version__, flags)).encode())
+    for name in (*sources, *headers, Path(__file__).name):
+        wanted.update((_HERE / name).read_bytes())
+    if target.exists() and stamp.exists() and stamp.read_text() == wanted.hexdigest():
+        return
+    print(f"building {target.name} of the test accelerator (once)...", file=sys.stderr)
+    # As one unit: nearly all the time goes into reading torch's headers.
+    unit, made = target.with_suffix(".cpp"), target.with_suffix(".new")
+    unit.write_text("".join(f'#include "{_HERE / name}"\n' for name in sources))
+    command = [*compiler(), "-std=c++20", "-O1", "-fPIC", "-pthread", f"-I{_HERE}", "-shared"]
+    command += [str(unit), *flags, f"-Wl,-soname,{target.name}", "-o", str(made)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+    os.replace(made, target)
+    stamp.write_text(wanted.hexdigest())
 
 
 @contextlib.contextmanager
@@ -123,15 +132,6 @@ def _locked() -> Iterator[None]:
                     raise TimeoutError(f"{FOLDER / 'lock'} was held for {_BUILD_S:.0f} s") from None
                 time.sleep(0.05)
         yield
-
-
-def _run(arguments: list[str], target: Path) -> None:
-    made = target.with_suffix(".new")
-    command = [*compiler(), *arguments, f"-Wl,-soname,{target.name}", "-o", str(made)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    os.replace(made, target)
 
 
 class Stream(torch.Stream):

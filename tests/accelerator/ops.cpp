@@ -57,6 +57,39 @@ at::Tensor as_strided(const at::Tensor& self, at::IntArrayRef size, at::IntArray
   return at::native::as_strided_tensorimpl(self, size, stride, offset);
 }
 
+// torch's own of the CPU would allocate on the current device and copy at once.
+void grow(const at::Tensor& self) {
+  const size_t bytes = at::detail::computeStorageNbytes(self.sizes(), self.strides(),
+                                                        self.itemsize(), self.storage_offset());
+  if (self.numel() > 0 && bytes > self.storage().nbytes()) {
+    at::native::resize_bytes_nocuda(self.storage(), bytes);
+  }
+}
+
+const at::Tensor& resize(const at::Tensor& self, at::IntArrayRef size,
+                         std::optional<at::MemoryFormat> format) {
+  if (self.sizes() != size) {
+    self.unsafeGetTensorImpl()->set_sizes_contiguous(size);
+    grow(self);
+  }
+  if (format) self.unsafeGetTensorImpl()->empty_tensor_restride(*format);
+  return self;
+}
+
+at::Tensor& set_storage(at::Tensor& self, at::Storage storage, int64_t offset, at::IntArrayRef size,
+                        at::IntArrayRef stride) {
+  at::native::checkSetStorage(self, std::move(storage), offset, size, stride);
+  at::TensorImpl* impl = self.unsafeGetTensorImpl();
+  if (stride.data() == nullptr) {
+    impl->set_storage_offset(offset);
+    impl->set_sizes_contiguous(size);
+  } else {
+    impl->set_sizes_and_strides(size, stride, offset);
+  }
+  grow(self);
+  return self;
+}
+
 at::Tensor& set_to_nothing(at::Tensor& self) {
   const c10::DeviceGuard guard(self.device());
   c10::Storage storage(c10::Storage::use_byte_size_t(), 0, c10::GetAllocator(kType), true);
@@ -92,10 +125,7 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
   }
   // Between devices the stream of the source copies, after and before the work of the target's.
   if (&other != &stream) stream.wait_for(other.mark());
-  stream.enqueue([source, target, pinned] {
-    delay();
-    move_bytes(source, target);
-  });
+  stream.enqueue_late([source, target, pinned] { move_bytes(source, target); });
   if (&other != &stream) other.wait_for(stream.mark());
   return to;
 }
@@ -145,8 +175,7 @@ void in_place(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       host.push_back(tensor.unsafeGetTensorImpl()->is_wrapped_number() ? tensor : tensor.clone());
     }
   }
-  stream_of(self).enqueue([op, host]() mutable {
-    delay();
+  stream_of(self).enqueue_late([op, host]() mutable {
     const at::AutoDispatchBelowADInplaceOrView guard;
     op.callBoxed(host);
   });
@@ -161,12 +190,12 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("view", at::native::view);
   m.impl("_reshape_alias", at::native::_reshape_alias);
   m.impl("unfold", at::native::unfold);
-  m.impl("resize_", at::native::resize_);
+  m.impl("resize_", resize);
   m.impl("set_", set_to_nothing);
   m.impl("set_.source_Tensor", at::native::set_tensor_);
   m.impl("set_.source_Storage",
          static_cast<at::Tensor& (*)(at::Tensor&, at::Storage)>(at::native::set_));
-  m.impl("set_.source_Storage_storage_offset", at::native::set_storage_cpu_);
+  m.impl("set_.source_Storage_storage_offset", set_storage);
   m.impl("is_set_to", at::native::is_set_to);
   m.impl("record_stream", record_stream);
   m.impl("_copy_from", copy_from);

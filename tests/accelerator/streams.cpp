@@ -128,6 +128,13 @@ void Stream::enqueue(std::function<void()> work) {
   changed_.notify_all();
 }
 
+void Stream::enqueue_late(std::function<void()> work) {
+  enqueue([work = std::move(work), pause = std::chrono::microseconds(delay_us)] {
+    if (pause.count() > 0) std::this_thread::sleep_for(pause);
+    work();
+  });
+}
+
 void Stream::run() {
   std::unique_lock lock(mutex_);
   while (true) {
@@ -163,8 +170,8 @@ void Stream::synchronize() {
   if (!idle()) mark()->wait();
 }
 
-// At the end of the process: the statics of torch go away, so nothing may run any more. A work
-// that waits for another rank is left behind where it waits.
+// At the end of the process: torch's own static objects go away, so nothing may run any more. A
+// work that waits for another rank is left behind where it waits.
 void Stream::close() {
   std::unique_lock lock(mutex_);
   closed_ = true;
@@ -218,12 +225,6 @@ Stream& current_stream(int device) {
 }
 
 void set_current_stream(Stream& stream) { current(stream.device) = &stream; }
-
-void delay() {
-  if (long pause = delay_us.load(); pause > 0) {
-    std::this_thread::sleep_for(std::chrono::microseconds(pause));
-  }
-}
 
 Block* allocate(Stream& home, size_t bytes) {
   const size_t size = rounded(bytes);

@@ -36,7 +36,8 @@ class Stream {
  public:
   Stream(int device, int64_t id) : device(device), id(id) {}
 
-  void enqueue(std::function<void()> work);  // dropped once the process exits
+  void enqueue(std::function<void()> work);       // dropped once the process exits
+  void enqueue_late(std::function<void()> work);  // after the delay that fake_set_delay_us said
   std::shared_ptr<Mark> mark();
   void wait_for(std::shared_ptr<Mark> mark);  // what is queued from now on runs after it
   bool idle();
@@ -67,9 +68,6 @@ void synchronize_device(int device);
 int& current_device();
 Stream& current_stream(int device);
 void set_current_stream(Stream& stream);
-
-// Sleeps for what fake_set_delay_us said: every asynchronous work begins with it.
-void delay();
 
 // Device memory. What is freed is overwritten with 0xA5 when its stream and all streams that were
 // noted as users have come to that point, and only then given out again; it is never unmapped, so
@@ -104,6 +102,7 @@ std::shared_ptr<Pinned> find_pinned(const void* inside);  // null: not pinned
 extern "C" {
 // stream: what getStreamNativeHandle gives. call runs on the stream's thread.
 void fake_enqueue(void* stream, void (*call)(void*), void* argument);
+// Each copy and each work of torch's operators that is queued from now on first sleeps so long.
 void fake_set_delay_us(long microseconds);
 long fake_delay_us();
 void fake_set_capturing(int capturing);

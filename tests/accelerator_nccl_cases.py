@@ -1,0 +1,386 @@
+"""What test_accelerator.py asks of the fake NCCL: two ranks, which are processes, by ctypes.
+
+Run as a program with a rank and a folder where the ranks leave their unique ids.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+import accelerator
+from accelerator_cases import DELAY_S, all_are, pinned, play, stream
+
+WAIT_S = 30.0
+ABORT_S = 5.0  # that an abort may take on a loaded machine
+SIZE = 2
+SUCCESS, INVALID_ARGUMENT, INVALID_USAGE, IN_PROGRESS = 0, 4, 5, 7
+SUM, PROD, MAX, MIN, AVG = range(5)
+TYPES = {
+    torch.int8: 0,
+    torch.uint8: 1,
+    torch.int32: 2,
+    torch.int64: 4,
+    torch.float16: 6,
+    torch.float32: 7,
+    torch.float64: 8,
+    torch.bfloat16: 9,
+    torch.float8_e4m3fn: 10,
+    torch.float8_e5m2: 11,
+}
+RANK = int(sys.argv[1])
+FOLDER = Path(sys.argv[2])
+PEER = 1 - RANK
+_numbers = itertools.count()
+
+Comm = ctypes.c_void_p
+
+
+class Unique(ctypes.Structure):
+    _fields_ = (("internal", ctypes.c_byte * 128),)
+
+
+class Config(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("magic", ctypes.c_uint),
+        ("version", ctypes.c_uint),
+        ("blocking", ctypes.c_int),
+    )
+
+
+@functools.cache
+def nccl() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(accelerator.NCCL_LIBRARY))
+    library.fakenccl_calls.restype = ctypes.c_long
+    library.ncclGetErrorString.restype = ctypes.c_char_p
+    library.ncclGetLastError.restype = ctypes.c_char_p
+    return library
+
+
+def call(name: str, *arguments: object) -> int:
+    """Tensors are given as their address, streams as their native handle."""
+    return int(getattr(nccl(), name)(*(_plain(value) for value in arguments)))
+
+
+def do(name: str, *arguments: object) -> None:
+    if result := call(name, *arguments):
+        raise AssertionError(f"{name} gave {result}: {nccl().ncclGetLastError(None).decode()}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, torch.Stream):
+        return ctypes.c_void_p(value.native_handle)  # type: ignore[attr-defined]
+    return value
+
+
+def unique() -> Unique:
+    """The same on both ranks."""
+    file = FOLDER / str(next(_numbers))
+    made = Unique()
+    if RANK == 0:
+        do("ncclGetUniqueId", ctypes.byref(made))
+        new = file.with_suffix(".new")
+        new.write_bytes(bytes(made))
+        new.rename(file)
+        return made
+    until(file.exists)
+    return Unique.from_buffer_copy(file.read_bytes())
+
+
+def until(ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {WAIT_S} s")
+        time.sleep(0.005)
+
+
+@contextmanager
+def communicator() -> Iterator[Comm]:
+    comm = Comm()
+    do("ncclCommInitRank", ctypes.byref(comm), SIZE, unique(), RANK)
+    try:
+        yield comm
+    except BaseException:
+        call("ncclCommAbort", comm)
+        raise
+    do("ncclCommDestroy", comm)
+
+
+@contextmanager
+def group(expected: int = SUCCESS) -> Iterator[None]:
+    do("ncclGroupStart")
+    yield
+    assert call("ncclGroupEnd") == expected
+
+
+def state(comm: Comm) -> int:
+    result = ctypes.c_int()
+    do("ncclCommGetAsyncError", comm, ctypes.byref(result))
+    return result.value
+
+
+def sends(
+    name: str, data: torch.Tensor, comm: Comm, on: torch.Stream | None = None, peer: int = PEER
+) -> None:
+    on = on or torch.accelerator.current_stream()
+    do(name, data, ctypes.c_size_t(data.numel()), TYPES[data.dtype], peer, comm, on)
+
+
+def rank_data(dtype: torch.dtype, rank: int, count: int = 37) -> torch.Tensor:
+    """1, 2, 3 and 4 in another order on each rank: their products are exact in every dtype."""
+    return ((torch.arange(count) * (rank + 1) + rank) % 4 + 1).to(dtype)
+
+
+def reduced(op: int, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """In the dtype of both, of what was computed in float64."""
+    one, other = left.double(), right.double()
+    if op == PROD:
+        total = one * other
+    elif op in (MAX, MIN):
+        total = torch.maximum(one, other) if op == MAX else torch.minimum(one, other)
+    else:
+        total = one + other
+    if op == AVG:
+        total = total / 2 if left.dtype.is_floating_point else total // 2
+    return total.to(left.dtype)
+
+
+def every_type_and_reduction() -> None:
+    now = torch.accelerator.current_stream()
+    with communicator() as comm:
+        for dtype, number in TYPES.items():
+            mine = rank_data(dtype, RANK).to("fake")
+            out = torch.empty_like(mine)
+            for op in range(5):
+                count = ctypes.c_size_t(mine.numel())
+                do("ncclAllReduce", mine, out, count, number, op, comm, now)
+                expected = reduced(op, rank_data(dtype, 0), rank_data(dtype, 1))
+                assert torch.equal(out.cpu().double(), expected.double()), (dtype, op)
+
+
+def the_other_collectives() -> None:
+    now = torch.accelerator.current_stream()
+    parts = [rank_data(torch.float32, rank, 10) for rank in range(SIZE)]
+    mine, total = parts[RANK].to("fake"), parts[0] + parts[1]
+    ten, five = ctypes.c_size_t(10), ctypes.c_size_t(5)
+    number = TYPES[torch.float32]
+    with communicator() as comm:
+        out = torch.zeros(20, device="fake")
+        do("ncclAllGather", mine, out, ten, number, comm, now)
+        assert torch.equal(out.cpu(), torch.cat(parts))
+        out = torch.zeros(5, device="fake")
+        do("ncclReduceScatter", mine, out, five, number, SUM, comm, now)
+        assert torch.equal(out.cpu(), total[5 * RANK : 5 * RANK + 5])
+        out = torch.zeros(10, device="fake")
+        do("ncclBroadcast", mine, out, ten, number, 1, comm, now)
+        assert torch.equal(out.cpu(), parts[1])
+        do("ncclReduce", mine, out, ten, number, MAX, 0, comm, now)
+        assert torch.equal(out.cpu(), torch.maximum(*parts) if RANK == 0 else parts[1])
+        do("ncclAllReduce", mine, mine, ten, number, SUM, comm, now)  # in place
+        assert torch.equal(mine.cpu(), total)
+
+
+def a_scaled_sum() -> None:
+    now = torch.accelerator.current_stream()
+    with communicator() as comm:
+        for device in (False, True):
+            factor = torch.tensor([2.0 + RANK], device="fake" if device else "cpu")
+            op = ctypes.c_int()
+            number = TYPES[torch.float32]
+            do("ncclRedOpCreatePreMulSum", ctypes.byref(op), factor, number, int(not device), comm)
+            data = torch.ones(3, device="fake")
+            do("ncclAllReduce", data, data, ctypes.c_size_t(3), number, op.value, comm, now)
+            assert data.tolist() == [5, 5, 5]
+            do("ncclRedOpDestroy", op.value, comm)
+            assert call("ncclRedOpDestroy", op.value, comm) == INVALID_ARGUMENT
+
+
+def both_directions_in_one_group() -> None:
+    """More than a socket holds, both ranks sending first, twice, and each to itself."""
+    count = 1 << 20
+    data = [torch.full((count,), 1.0 + RANK + 2 * i, device="fake") for i in range(2)]
+    heard = [torch.zeros(count, device="fake") for _ in range(2)]
+    own = torch.zeros(count, device="fake")
+    with communicator() as comm:
+        with group():
+            for tensor in data:
+                sends("ncclSend", tensor, comm)
+            sends("ncclSend", data[0], comm, peer=RANK)
+            sends("ncclRecv", own, comm, peer=RANK)
+            for tensor in heard:
+                sends("ncclRecv", tensor, comm)
+        for i in range(2):
+            assert all_are(heard[i].cpu(), 1.0 + PEER + 2 * i)
+        assert torch.equal(own.cpu(), data[0].cpu())
+
+
+def a_group_of_two_communicators_and_two_streams() -> None:
+    """The ranks name the two in opposite orders, and one communicator is on both streams."""
+    count = 1 << 20
+    side = stream()
+    data = torch.full((count,), 1.0 + RANK, device="fake")
+    heard = [torch.zeros(count, device="fake") for _ in range(3)]
+    torch.accelerator.synchronize()
+    with communicator() as first, communicator() as second:
+        with group():
+            for comm in (first, second) if RANK == 0 else (second, first):
+                sends("ncclSend", data, comm)
+                sends("ncclRecv", heard[comm is first], comm)
+            sends("ncclSend", data, second, side)
+            sends("ncclRecv", heard[2], second, side)
+        torch.accelerator.synchronize()
+        for tensor in heard:
+            assert all_are(tensor.cpu(), 1.0 + PEER)
+
+
+def work_is_on_the_stream() -> None:
+    """Behind what is queued there, without the caller; a stream that does not wait sees none."""
+    data, early, late = torch.zeros(1000, device="fake"), pinned(5), pinned(5)
+    side, other = stream(), stream()
+    source = pinned(1)
+    torch.accelerator.synchronize()
+    with communicator() as comm:
+        with accelerator.delay(DELAY_S), side:
+            data.copy_(source, non_blocking=True)
+            number = TYPES[torch.float32]
+            do("ncclAllReduce", data, data, ctypes.c_size_t(1000), number, SUM, comm, side)
+        done = side.record_event()
+        with other:
+            early.copy_(data, non_blocking=True)
+        other.synchronize()
+        assert all_are(early, 0)
+        other.wait_event(done)
+        with other:
+            late.copy_(data, non_blocking=True)
+        other.synchronize()
+        assert all_are(late, SIZE)
+
+
+def a_non_blocking_communicator() -> None:
+    config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, 21903, 0)
+    comm = Comm()
+    begun = call(
+        "ncclCommInitRankConfig", ctypes.byref(comm), SIZE, unique(), RANK, ctypes.byref(config)
+    )
+    assert begun == IN_PROGRESS
+    until(lambda: state(comm) == SUCCESS)
+    data, heard = torch.full((3,), 1.0 + RANK, device="fake"), torch.zeros(3, device="fake")
+    torch.accelerator.synchronize()
+    for expected in (IN_PROGRESS, SUCCESS):
+        with group(expected):
+            sends("ncclSend", data, comm)
+            sends("ncclRecv", heard, comm)
+        until(lambda: state(comm) == SUCCESS)
+        assert all_are(heard.cpu(), 1.0 + PEER)
+    assert call("ncclCommFinalize", comm) == IN_PROGRESS
+    until(lambda: state(comm) == SUCCESS)
+    do("ncclCommDestroy", comm)
+    assert call("ncclCommDestroy", comm) == INVALID_ARGUMENT
+
+
+def an_abort_frees_a_rank_that_waits() -> None:
+    """Rank 1 takes no part; the work of rank 0, and what is queued behind it, then ends."""
+    comm = Comm()
+    do("ncclCommInitRank", ctypes.byref(comm), SIZE, unique(), RANK)
+    if RANK == 0:
+        side = stream()
+        data = torch.ones(1000, device="fake")
+        torch.accelerator.synchronize()
+        number = TYPES[torch.float32]
+        for _ in range(2):
+            do("ncclAllReduce", data, data, ctypes.c_size_t(1000), number, SUM, comm, side)
+        time.sleep(DELAY_S)
+        assert not side.query()
+        begin = time.monotonic()
+        do("ncclCommAbort", comm)
+        side.synchronize()
+        assert time.monotonic() - begin < ABORT_S
+        assert all_are(data.cpu(), 1)
+    else:
+        do("ncclCommAbort", comm)
+
+
+def an_abort_frees_a_rank_that_is_alone() -> None:
+    """Only rank 0 comes, without blocking."""
+    config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, 21903, 0)
+    comm, meeting = Comm(), unique()
+    if RANK == 0:
+        begun = call(
+            "ncclCommInitRankConfig", ctypes.byref(comm), SIZE, meeting, 0, ctypes.byref(config)
+        )
+        assert begun == IN_PROGRESS
+        data = torch.ones(3, device="fake")
+        stuck = call(
+            "ncclSend", data, ctypes.c_size_t(3), 7, 1, comm, torch.accelerator.current_stream()
+        )
+        assert stuck == INVALID_ARGUMENT
+        assert state(comm) == IN_PROGRESS
+        do("ncclCommAbort", comm)
+
+
+def a_wrong_length_is_an_error() -> None:
+    comm = Comm()
+    do("ncclCommInitRank", ctypes.byref(comm), SIZE, unique(), RANK)
+    data = torch.zeros(3 + RANK, device="fake")
+    sends("ncclSend" if RANK == 0 else "ncclRecv", data, comm)
+    if RANK == 0:
+        torch.accelerator.synchronize()
+    else:
+        until(lambda: state(comm) == INVALID_USAGE)
+        assert b"expected 16 bytes of rank 0, which sent 12" in nccl().ncclGetLastError(comm)
+    do("ncclCommAbort", comm)
+    torch.accelerator.synchronize()
+
+
+def calls_are_counted_and_named() -> None:
+    def calls() -> int:
+        return int(nccl().fakenccl_calls(b"ncclGetVersion"))
+
+    version = ctypes.c_int()
+    before = calls()
+    do("ncclGetVersion", ctypes.byref(version))
+    assert version.value >= 21900
+    assert calls() == before + 1
+    assert nccl().fakenccl_calls(b"none") == 0
+    assert nccl().ncclGetErrorString(SUCCESS) == b"no error"
+    assert nccl().ncclGetErrorString(99) == b"unknown result code"
+    assert call("ncclGroupEnd") == INVALID_USAGE
+    with communicator() as comm:
+        size = ctypes.c_int()
+        do("ncclCommCount", comm, ctypes.byref(size))
+        assert size.value == SIZE
+        data = torch.zeros(3, device="fake")
+        now = torch.accelerator.current_stream()
+        wrong = call("ncclAllReduce", data, data, ctypes.c_size_t(3), 12, SUM, comm, now)
+        assert wrong == INVALID_ARGUMENT
+
+
+CASES = (
+    every_type_and_reduction,
+    the_other_collectives,
+    a_scaled_sum,
+    both_directions_in_one_group,
+    a_group_of_two_communicators_and_two_streams,
+    work_is_on_the_stream,
+    a_non_blocking_communicator,
+    an_abort_frees_a_rank_that_waits,
+    an_abort_frees_a_rank_that_is_alone,
+    a_wrong_length_is_an_error,
+    calls_are_counted_and_named,
+)
+
+if __name__ == "__main__":
+    accelerator.install()
+    print(play(CASES))
