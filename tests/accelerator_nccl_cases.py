@@ -80,7 +80,7 @@ def _plain(value: object) -> object:
     if isinstance(value, torch.Tensor):
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, torch.Stream):
-        return ctypes.c_void_p(value.native_handle)
+        return ctypes.c_void_p(value.native_handle)  # type: ignore[attr-defined]
     return value
 
 
@@ -143,33 +143,37 @@ def rank_data(dtype: torch.dtype, rank: int, count: int = 37) -> torch.Tensor:
     return ((torch.arange(count) * (rank + 1) + rank) % 4 + 1).to(dtype)
 
 
+def reduced(op: int, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """In the dtype of both, of what was computed in float64."""
+    one, other = left.double(), right.double()
+    if op == PROD:
+        total = one * other
+    elif op in (MAX, MIN):
+        total = torch.maximum(one, other) if op == MAX else torch.minimum(one, other)
+    else:
+        total = one + other
+    if op == AVG:
+        total = total / 2 if left.dtype.is_floating_point else total // 2
+    return total.to(left.dtype)
+
+
 def every_type_and_reduction() -> None:
-    combine = {SUM: torch.add, PROD: torch.mul, MAX: torch.maximum, MIN: torch.minimum}
     now = torch.accelerator.current_stream()
     with communicator() as comm:
         for dtype, number in TYPES.items():
-            parts = [rank_data(dtype, rank) for rank in range(SIZE)]
-            wide = [part.to(torch.float64) for part in parts]
-            mine = parts[RANK].to("fake")
+            mine = rank_data(dtype, RANK).to("fake")
             out = torch.empty_like(mine)
             for op in range(5):
                 count = ctypes.c_size_t(mine.numel())
                 do("ncclAllReduce", mine, out, count, number, op, comm, now)
-                total = combine.get(op, torch.add)(*wide)
-                if op == AVG:
-                    total = total / 2 if dtype.is_floating_point else total // 2
-                assert torch.equal(
-                    out.cpu().to(torch.float64), total.to(dtype).to(torch.float64)
-                ), (
-                    dtype,
-                    op,
-                )
+                expected = reduced(op, rank_data(dtype, 0), rank_data(dtype, 1))
+                assert torch.equal(out.cpu().double(), expected.double()), (dtype, op)
 
 
 def the_other_collectives() -> None:
     now = torch.accelerator.current_stream()
     parts = [rank_data(torch.float32, rank, 10) for rank in range(SIZE)]
-    mine = parts[RANK].to("fake")
+    mine, total = parts[RANK].to("fake"), parts[0] + parts[1]
     ten, five = ctypes.c_size_t(10), ctypes.c_size_t(5)
     number = TYPES[torch.float32]
     with communicator() as comm:
@@ -178,14 +182,14 @@ def the_other_collectives() -> None:
         assert torch.equal(out.cpu(), torch.cat(parts))
         out = torch.zeros(5, device="fake")
         do("ncclReduceScatter", mine, out, five, number, SUM, comm, now)
-        assert torch.equal(out.cpu(), sum(parts)[5 * RANK : 5 * RANK + 5])
+        assert torch.equal(out.cpu(), total[5 * RANK : 5 * RANK + 5])
         out = torch.zeros(10, device="fake")
         do("ncclBroadcast", mine, out, ten, number, 1, comm, now)
         assert torch.equal(out.cpu(), parts[1])
         do("ncclReduce", mine, out, ten, number, MAX, 0, comm, now)
         assert torch.equal(out.cpu(), torch.maximum(*parts) if RANK == 0 else parts[1])
         do("ncclAllReduce", mine, mine, ten, number, SUM, comm, now)  # in place
-        assert torch.equal(mine.cpu(), sum(parts))
+        assert torch.equal(mine.cpu(), total)
 
 
 def a_scaled_sum() -> None:
@@ -242,7 +246,7 @@ def a_group_of_two_communicators_and_two_streams() -> None:
 
 
 def work_is_on_the_stream() -> None:
-    """Behind what is queued there, without the caller; who does not wait sees nothing of it."""
+    """Behind what is queued there, without the caller; a stream that does not wait sees none."""
     data, early, late = torch.zeros(1000, device="fake"), pinned(5), pinned(5)
     side, other = stream(), stream()
     source = pinned(1)

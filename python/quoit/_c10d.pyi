@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -80,3 +81,13 @@ def compressed_all_gather(
 ) -> dist.Work | None: ...
 def fingerprint(tensors: Sequence[Tensor]) -> int: ...
 def call_in_order(function: Callable[..., T], /, *arguments: Any) -> T: ...
+
+def nccl_group(
+    store: Any,  # a c10d Store
+    rank: int,
+    size: int,
+    timeout: float,
+    library_paths: Sequence[str],
+    device_identity: str = "",
+) -> dist.Backend: ...
+def nccl_unusable(group: dist.Backend, device: torch.device) -> str: ...

@@ -47,8 +47,13 @@ def build() -> None:
     flags += [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     nccl_flags = [f"-L{FOLDER}", "-lfakedevice", "-Wl,-rpath,$ORIGIN"]
     with _locked():
-        _build(DEVICE_LIBRARY, ("streams.cpp", "device.cpp", "ops.cpp"), flags)
-        _build(NCCL_LIBRARY, ("nccl_comm.cpp", "nccl.cpp", "nccl_operations.cpp"), nccl_flags)
+        _build(DEVICE_LIBRARY, ("streams.cpp", "device.cpp", "ops.cpp"), ("streams.h",), flags)
+        _build(
+            NCCL_LIBRARY,
+            ("nccl_comm.cpp", "nccl.cpp", "nccl_operations.cpp"),
+            ("nccl_comm.h", "nccl_reduce.h", "streams.h"),
+            nccl_flags,
+        )
 
 
 @functools.cache
@@ -91,11 +96,13 @@ def capturing() -> Iterator[None]:
         device_library().fake_set_capturing(0)
 
 
-def _build(target: Path, sources: Sequence[str], flags: Sequence[str]) -> None:
+def _build(
+    target: Path, sources: Sequence[str], headers: Sequence[str], flags: Sequence[str]
+) -> None:
     stamp = target.with_suffix(".stamp")
     wanted = hashlib.sha256(repr((compiler(), torch.__version__, flags)).encode())
-    for file in (*sorted(_HERE.glob("*.h")), *(_HERE / name for name in sources), Path(__file__)):
-        wanted.update(file.read_bytes())
+    for name in (*sources, *headers, Path(__file__).name):
+        wanted.update((_HERE / name).read_bytes())
     if target.exists() and stamp.exists() and stamp.read_text() == wanted.hexdigest():
         return
     print(f"building {target.name} of the test accelerator (once)...", file=sys.stderr)

@@ -170,8 +170,8 @@ void Stream::synchronize() {
   if (!idle()) mark()->wait();
 }
 
-// At the end of the process: the statics of torch go away, so nothing may run any more. A work
-// that waits for another rank is left behind where it waits.
+// At the end of the process: torch's own static objects go away, so nothing may run any more. A
+// work that waits for another rank is left behind where it waits.
 void Stream::close() {
   std::unique_lock lock(mutex_);
   closed_ = true;
