@@ -136,6 +136,7 @@ def test_wheels_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_off_is_off() -> None:
-    assert not nccl.enabled({"QUOIT_NCCL": "off"})
-    assert nccl.enabled({})
+    assert nccl.wanted(True, {})
+    assert not nccl.wanted(False, {})
+    assert nccl.wanted(False, {"QUOIT_NCCL": "/lib/libxccl.so"})
     assert nccl.device_identity("fake", 1) != nccl.device_identity("fake", 0)

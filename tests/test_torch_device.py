@@ -1,6 +1,6 @@
-"""Tensors of an accelerator by way of the host: in shared memory, over TCP and over MPI.
+"""Tensors of an accelerator: by way of the host, over all transports, and by NCCL.
 
-The accelerator is that of tests/accelerator; with CUDA, nothing but torch's device would differ.
+The accelerator is that of tests/accelerator, and so is NCCL.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 import torch_device_cases
+import torch_nccl_cases
 from conftest import Outcome
 from worlds import World, played
 
@@ -20,7 +21,13 @@ SLOW_WORLDS = [
 ]
 
 
-@pytest.mark.parametrize(("world", "case"), played(torch_device_cases, WORLDS, SLOW_WORLDS))
+@pytest.mark.parametrize(
+    ("world", "case"),
+    [
+        *played(torch_device_cases, WORLDS, SLOW_WORLDS),
+        *played(torch_nccl_cases, [World("processes", "aaa")], [World("mpich", "ab")]),
+    ],
+)
 def test_torch_device(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)

@@ -110,23 +110,29 @@ PYBIND11_MODULE(_c10d, m) {
   m.def(
       "create",
       [](const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, double timeout,
-         const std::string& mpi_library, int mpi_size,
-         const std::vector<std::int64_t>& members) -> c10::intrusive_ptr<c10d::Backend> {
+         const std::string& mpi_library, int mpi_size, const std::vector<std::int64_t>& members,
+         const std::optional<std::vector<std::string>>& nccl_libraries)
+          -> c10::intrusive_ptr<c10d::Backend> {
         try {
           quoit::ConnectOptions options = quoit::ConnectOptions::from_environment();
           options.timeout = quoit::Seconds(timeout);
           options.mpi_library = mpi_library;
           options.mpi_size = mpi_size;
-          return c10::make_intrusive<quoit::ProcessGroupQuoit>(store, rank, size, members, options);
+          std::optional<quoit::NcclOptions> nccl;
+          if (nccl_libraries) nccl = quoit::NcclOptions{.libraries = *nccl_libraries};
+          return c10::make_intrusive<quoit::ProcessGroupQuoit>(store, rank, size, members, options,
+                                                               nccl);
         } catch (const quoit::Error&) {
           std::rethrow_exception(quoit::as_torch_error(std::current_exception()));
         }
       },
       py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("timeout"),
       py::arg("mpi_library") = "", py::arg("mpi_size") = 0,
-      py::arg("members") = std::vector<std::int64_t>{}, py::call_guard<py::gil_scoped_release>(),
+      py::arg("members") = std::vector<std::int64_t>{}, py::arg("nccl_libraries") = py::none(),
+      py::call_guard<py::gil_scoped_release>(),
       "Makes the backend of one group; collective over its members. `timeout` in seconds; "
-      "`members` are the group's ranks in the job, empty for all of them.");
+      "`members` are the group's ranks in the job, empty for all of them. NCCL serves tensors of "
+      "accelerators, if it can, where `nccl_libraries` is a list of where it may be.");
   m.def(
       "nccl_group",
       [](const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, double timeout,

@@ -52,6 +52,7 @@ std::vector<at::Tensor> first_of(const std::vector<std::vector<at::Tensor>>& lis
 ProcessGroupQuoit::Handle ProcessGroupQuoit::broadcast(Tensors& tensors,
                                                        const c10d::BroadcastOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(tensors)) return nccl->broadcast(tensors, opts);
     Operands operands;
     const int root = static_cast<int>(opts.rootRank);
     const at::Tensor& tensor = only(tensors, "broadcast");
@@ -67,6 +68,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
                                                        const c10d::AllreduceOptions& opts) {
   return translated([&] {
     if (only(tensors, "all_reduce").layout() == at::kSparse) return allreduce_sparse(tensors, opts);
+    if (auto* nccl = nccl_for(tensors)) return nccl->allreduce(tensors, opts);
     Operands operands;
     const View data = operands.in_place(tensors.front(), "all_reduce: tensor");
     const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
@@ -101,6 +103,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_sparse(Tensors& tensors,
 ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
     Tensors& tensors, const c10d::AllreduceCoalescedOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(tensors)) return nccl->allreduce_coalesced(tensors, opts);
     std::vector<Communicator::Handle> parts;
     for (const at::Tensor& tensor : tensors) {
       Operands operands;
@@ -118,6 +121,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
                                                     const c10d::ReduceOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(tensors)) return nccl->reduce(tensors, opts);
     Operands operands;
     const View data = operands.in_place(only(tensors, "reduce"), "reduce: tensor");
     const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
@@ -133,6 +137,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather(std::vector<Tensors>& out
                                                        Tensors& inputs,
                                                        const c10d::AllgatherOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(inputs)) return nccl->allgather(outputs, inputs, opts);
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather: got ", inputs.size(),
                 " inputs and ", outputs.size(), " lists of outputs: give one list for each input");
     std::vector<Communicator::Handle> parts;
@@ -166,6 +171,7 @@ Communicator::Handle ProcessGroupQuoit::gather_into(const at::Tensor& output,
 ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                              const c10d::AllgatherOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(input)) return nccl->_allgather_base(output, input, opts);
     return hand_out(gather_into(output, input, opts), OpType::_ALLGATHER_BASE, output, input);
   });
 }
@@ -191,6 +197,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
     Tensors& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(inputs))
+      return nccl->allgather_into_tensor_coalesced(outputs, inputs, opts);
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather_into_tensor: got ",
                 inputs.size(), " inputs and ", outputs.size(),
                 " outputs: give one output for each input");
@@ -204,6 +212,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& outputs, Tensors& inputs,
                                                     const c10d::GatherOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(inputs)) return nccl->gather(outputs, inputs, opts);
     Operands operands;
     const int root = static_cast<int>(opts.rootRank);
     const View in = operands.input(only(inputs, "gather: input"), "gather: input");
@@ -225,6 +234,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::gather(std::vector<Tensors>& output
 ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                                                      const c10d::ScatterOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(outputs)) return nccl->scatter(outputs, inputs, opts);
     Operands operands;
     const int root = static_cast<int>(opts.rootRank);
     const View out = operands.output(only(outputs, "scatter: output"), "scatter: output");
@@ -243,6 +253,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
     Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(outputs)) return nccl->reduce_scatter(outputs, inputs, opts);
     QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: got ", inputs.size(),
                 " lists of inputs; pass one");
     Operands operands;
@@ -273,6 +284,7 @@ Communicator::Handle ProcessGroupQuoit::reduce_out_of(const at::Tensor& input,
 ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
     at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(input)) return nccl->_reduce_scatter_base(output, input, opts);
     return hand_out(reduce_out_of(input, output, opts), OpType::_REDUCE_SCATTER_BASE, output,
                     input);
   });
@@ -281,6 +293,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
     Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(inputs))
+      return nccl->reduce_scatter_tensor_coalesced(outputs, inputs, opts);
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ",
                 inputs.size(), " inputs and ", outputs.size(),
                 " outputs: give one output for each input");
@@ -296,6 +310,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall_base(at::Tensor& output, a
                                                            std::vector<int64_t>& input_splits,
                                                            const c10d::AllToAllOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(input))
+      return nccl->alltoall_base(output, input, output_splits, input_splits, opts);
     Operands operands;
     const auto n = static_cast<std::size_t>(size_);
     auto ins = operands.input_splits(input, input_splits, n, "all_to_all_single: input");
@@ -311,6 +327,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall_base(at::Tensor& output, a
 ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors& inputs,
                                                       const c10d::AllToAllOptions& opts) {
   return translated([&] {
+    if (auto* nccl = nccl_for(inputs)) return nccl->alltoall(outputs, inputs, opts);
     Operands operands;
     auto ins = operands.inputs(inputs, "all_to_all: input");
     auto outs = operands.outputs(outputs, "all_to_all: output");
@@ -323,6 +340,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors&
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions& opts) {
   return translated([&] {
+    if (auto* nccl = opts.device ? nccl_for(*opts.device) : nullptr) return nccl->barrier(opts);
     Operands operands;
     if (opts.device && !opts.device->is_cpu()) operands.after(*opts.device, "barrier");
     auto work = start(operands, opts.timeout, opts.asyncOp,

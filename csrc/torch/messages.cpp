@@ -33,6 +33,7 @@ std::string listed(const std::vector<int>& ranks) {
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int tag) {
   return translated([&] {
+    if (auto* nccl = nccl_for(tensors, to)) return nccl->send(tensors, to, tag);
     Operands operands;
     const View data = operands.input(only(tensors, "send"), "send: tensor");
     auto work =
@@ -44,6 +45,9 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::send(Tensors& tensors, int to, int 
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::recv(Tensors& tensors, int from, int tag) {
   return translated([&] {
+    if (auto* nccl = nccl_for(tensors, from))
+      return from == kAnySource ? nccl->recvAnysource(tensors, tag)
+                                : nccl->recv(tensors, from, tag);
     Operands operands;
     const View data = operands.output(only(tensors, "recv"), "recv: tensor");
     auto work = start(

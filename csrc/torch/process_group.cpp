@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/host.h"
+#include "core/log.h"
 #include "torch/arena_allocator.h"
 #include "torch/meeting.h"
 
@@ -22,16 +23,23 @@ std::chrono::milliseconds in_milliseconds(Seconds seconds) {
 
 ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& store, int rank,
                                      int size, const std::vector<std::int64_t>& members,
-                                     const ConnectOptions& options)
+                                     const ConnectOptions& options,
+                                     const std::optional<NcclOptions>& nccl)
     : Backend(rank, size),
       store_(store),
       members_(members),
       where_(text("rank ", rank, " on ", host_name())),
       connect_options_(options),
+      nccl_options_(nccl),
       timeout_(in_milliseconds(options.timeout)) {
   translated([&] {
     communicator_ = connect(Engine::process(), rank, size,
                             through_store(store, rank, size, members, options.timeout), options);
+    if (!nccl) return;
+    NcclOptions mine = *nccl;
+    mine.timeout = options.timeout;
+    nccl_ = c10::make_intrusive<NcclGroup>(
+        c10::make_intrusive<c10d::PrefixStore>("quoit/nccl/", store), rank, size, std::move(mine));
   });
   init();
 }
@@ -67,6 +75,7 @@ c10::intrusive_ptr<c10d::Backend::Options> ProcessGroupQuoit::getBackendOptions(
 void ProcessGroupQuoit::setTimeout(std::chrono::milliseconds timeout) {
   translated([&] {
     communicator().set_timeout(timeout);
+    if (nccl_) nccl_->setTimeout(timeout);
     timeout_ = timeout;
   });
 }
@@ -76,11 +85,13 @@ uint64_t ProcessGroupQuoit::getSequenceNumberForGroup() {
 }
 
 void ProcessGroupQuoit::abort() {
+  if (nccl_) nccl_->abort();
   if (communicator_) communicator_->abort("the process group was aborted");
 }
 
 // Works that are still held keep the communicator: it goes with the last of them.
 void ProcessGroupQuoit::shutdown() {
+  if (nccl_) nccl_->shutdown();
   if (communicator_) communicator_->shut_down();
   communicator_.reset();
 }
@@ -133,7 +144,8 @@ c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::related(
   return translated([&]() -> c10::intrusive_ptr<c10d::Backend> {
     ConnectOptions options = connect_options_;
     options.timeout = opts ? opts->timeout : timeout_.load();
-    return c10::make_intrusive<ProcessGroupQuoit>(store, rank, size, members, options);
+    return c10::make_intrusive<ProcessGroupQuoit>(store, rank, size, members, options,
+                                                  nccl_options_);
   });
 }
 
@@ -141,7 +153,7 @@ c10::intrusive_ptr<c10d::Backend> ProcessGroupQuoit::related(
 // a region only collects them, for the one Work that its end hands out.
 void ProcessGroupQuoit::startCoalescing() {
   const std::lock_guard lock(mutex_);
-  coalescing_ = Coalescing{std::this_thread::get_id(), {}, {}};
+  coalescing_ = Coalescing{std::this_thread::get_id(), {}, {}, false};
   in_region_ = true;
 }
 
@@ -155,10 +167,45 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
     }
     QUOIT_CHECK(region, UsageError, "endCoalescing without startCoalescing");
     communicator();
+    if (region->of_nccl) {
+      auto work = nccl_->endCoalescing();
+      QUOIT_CHECK(region->parts.empty(), UsageError,
+                  "one coalescing region has tensors of an accelerator, which NCCL serves, and of ",
+                  "the CPU: make a region for each");
+      return work;
+    }
     return Handle(c10::make_intrusive<WorkQuoit>(communicator_, std::move(region->parts),
                                                  c10d::OpType::COALESCED,
                                                  std::move(region->outputs), Tensors{}));
   });
+}
+
+NcclGroup* ProcessGroupQuoit::nccl_for(c10::Device device) {
+  if (!nccl_ || device.is_cpu()) return nullptr;
+  return chosen(nccl_->unusable(device), device);
+}
+
+NcclGroup* ProcessGroupQuoit::nccl_for(const Tensors& message, int peer) {
+  if (!nccl_ || message.empty() || message.front().device().is_cpu()) return nullptr;
+  const c10::Device device = message.front().device();
+  // From any rank: NCCL says itself that it cannot.
+  return chosen(peer < 0 ? nccl_->unusable(device) : nccl_->unusable(device, peer), device);
+}
+
+NcclGroup* ProcessGroupQuoit::chosen(const std::string& unusable, c10::Device device) {
+  if (!unusable.empty()) {
+    if (!told_why_not_.exchange(true) && log::debug())
+      log::write(text("[quoit ", where_, "] tensors on ", device.str(),
+                      " go by way of the host: ", unusable));
+    return nullptr;
+  }
+  if (in_region_) {
+    const std::lock_guard lock(mutex_);
+    if (coalescing_ && coalescing_->thread == std::this_thread::get_id() &&
+        !std::exchange(coalescing_->of_nccl, true))
+      nccl_->startCoalescing();
+  }
+  return nccl_.get();
 }
 
 bool ProcessGroupQuoit::observed() const {

@@ -9,6 +9,7 @@
 
 #include "collective/connect.h"
 #include "torch/compression.h"
+#include "torch/nccl_group.h"
 #include "torch/tensors.h"
 #include "torch/work.h"
 
@@ -20,9 +21,11 @@ class ProcessGroupQuoit final : public c10d::Backend {
   using Tensors = std::vector<at::Tensor>;
 
   // Collective over the members, who meet through `store`; they are ranks of the job, all when
-  // empty.
+  // empty. Without `nccl`, tensors of an accelerator go by way of the host, as they do where NCCL
+  // cannot serve them.
   ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
-                    const std::vector<std::int64_t>& members, const ConnectOptions& options);
+                    const std::vector<std::int64_t>& members, const ConnectOptions& options,
+                    const std::optional<NcclOptions>& nccl);
   ~ProcessGroupQuoit() override;
 
   const std::string getBackendName() const override { return "quoit"; }
@@ -102,6 +105,7 @@ class ProcessGroupQuoit final : public c10d::Backend {
     std::thread::id thread;
     std::vector<Communicator::Handle> parts;
     Tensors outputs;
+    bool of_nccl;  // whether NCCL has been told of it
   };
 
   // What all forms of these two that work on one tensor for all ranks are made of.
@@ -125,6 +129,16 @@ class ProcessGroupQuoit final : public c10d::Backend {
                   const Tensors& inputs);
   Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs,
                   const Tensors& inputs);
+
+  // NCCL for what lies where `tensor` does, or null: for tensors of the CPU, and where it cannot be
+  // used. Collective over the group, or over the two of a message, when it is first asked.
+  NcclGroup* nccl_for(const at::Tensor& tensor) { return nccl_for(tensor.device()); }
+  NcclGroup* nccl_for(const Tensors& tensors) {
+    return tensors.empty() ? nullptr : nccl_for(tensors.front());
+  }
+  NcclGroup* nccl_for(c10::Device device);
+  NcclGroup* nccl_for(const Tensors& message, int peer);
+  NcclGroup* chosen(const std::string& unusable, c10::Device device);
 
   // Whether somebody wants to see a Work even of a call that is over.
   [[nodiscard]] bool observed() const;
@@ -154,6 +168,9 @@ class ProcessGroupQuoit final : public c10d::Backend {
   const std::vector<std::int64_t> members_;  // in the job; empty: all
   const std::string where_;                  // "rank 3 on node7", for messages
   const ConnectOptions connect_options_;
+  const std::optional<NcclOptions> nccl_options_;
+  c10::intrusive_ptr<NcclGroup> nccl_;  // null without the options
+  std::atomic<bool> told_why_not_{false};
   std::atomic<std::chrono::milliseconds> timeout_;
   std::shared_ptr<Communicator> communicator_;
   int shrunk_ = 0;                           // how often

@@ -17,6 +17,7 @@ def create(
     mpi_library: str = "",
     mpi_size: int = 0,
     members: Sequence[int] = (),
+    nccl_libraries: list[str] | None = None,
 ) -> dist.Backend: ...
 
 class CompressionReport:

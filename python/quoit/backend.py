@@ -60,7 +60,7 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
     """Makes the backend of one group; torch calls it on the members only."""
     import torch
 
-    from quoit import _build
+    from quoit import _build, nccl
 
     module = _build.load_c10d()
     if torch.version.cuda is None:
@@ -76,6 +76,7 @@ def _create(options: Any, _group_options: Any) -> dist.Backend:
         library,
         started,
         list(options.global_ranks_in_group),
+        nccl.libraries() if nccl.wanted(torch.version.cuda is not None) else None,
     )
     return backend
 

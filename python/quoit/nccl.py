@@ -12,9 +12,13 @@ from quoit import _core
 _FILE = "nccl/lib/libnccl.so.2"
 
 
-def enabled(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether NCCL may be used at all: QUOIT_NCCL=off sends tensors through host memory."""
-    return environ.get("QUOIT_NCCL") != "off"
+def wanted(cuda: bool, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the ranks of a group shall ask each other for NCCL, for tensors of accelerators.
+
+    cuda: whether torch was built for CUDA. Other accelerators have libraries with NCCL's interface,
+    too: QUOIT_NCCL names one. With QUOIT_NCCL=off a rank asks as well, to say that it has none.
+    """
+    return cuda or bool(environ.get("QUOIT_NCCL"))
 
 
 def libraries() -> list[str]:

@@ -1,0 +1,106 @@
+"""The cases of torch_device_cases.py with NCCL: its stand-in on the test accelerator.
+
+Left out are those of what NCCL does otherwise: messages from any rank, and what concerns the way
+through the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import accelerator
+import torch_device_cases as on_host
+from stage import Job
+from torch_cases import Case
+from torch_device_cases import check, mine, on_device, total
+
+CASES: dict[str, Case] = {
+    name: on_host.CASES[name]
+    for name in (
+        "all_reduce",
+        "broadcast_and_reduce",
+        "all_gather_and_reduce_scatter",
+        "all_to_all_gather_and_scatter",
+        "not_contiguous",
+        "order_of_streams",
+        "freed_before_it_is_done",
+        "futures",
+        "several_in_flight",
+        "host_and_device_side_by_side",
+        "data_parallel_training",
+        "compressed_data_parallel_training",
+        "sharded_training",
+    )
+}
+
+
+def case(function: Case) -> Case:
+    CASES[function.__name__] = function
+    return function
+
+
+@contextlib.contextmanager
+def group(job: Job, rank: int, number: int) -> Iterator[Any]:
+    accelerator.build()
+    os.environ["QUOIT_NCCL"] = str(accelerator.NCCL_LIBRARY)
+    os.environ["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"  # all ranks have the device 0
+    with on_host.group(job, rank, number) as pg:
+        yield pg
+
+
+def _calls_of(function: str) -> int:
+    library = ctypes.CDLL(str(accelerator.NCCL_LIBRARY))
+    library.fakenccl_calls.restype = ctypes.c_long
+    return int(library.fakenccl_calls(function.encode()))
+
+
+@case
+def nccl_serves_it(pg: Any) -> None:
+    """And not the way through the host, which would look the same."""
+    before = _calls_of("ncclAllReduce")
+    tensor = on_device(mine(100, dist.get_rank(pg)))
+    dist.all_reduce(tensor, group=pg)
+    check(tensor, total(pg, 100))
+    assert _calls_of("ncclAllReduce") == before + 1
+
+
+@case
+def regions(pg: Any) -> None:
+    """Several collectives that NCCL makes one of, and none of the CPU."""
+    tensors = [on_device(mine(100 * (i + 1), dist.get_rank(pg))) for i in range(3)]
+    with dist._coalescing_manager(pg, async_ops=True) as region:
+        for tensor in tensors:
+            dist.all_reduce(tensor, group=pg)
+    region.wait()
+    for i, tensor in enumerate(tensors):
+        check(tensor, total(pg, 100 * (i + 1)))
+    on_cpu = [mine(100 * (i + 1), dist.get_rank(pg)) for i in range(3)]
+    with dist._coalescing_manager(pg, async_ops=True) as region:
+        for tensor in on_cpu:
+            dist.all_reduce(tensor, group=pg)
+    region.wait()
+    for i, tensor in enumerate(on_cpu):
+        assert torch.equal(tensor, total(pg, 100 * (i + 1)))
+
+
+@case
+def messages_in_both_directions(pg: Any) -> None:
+    me, size = dist.get_rank(pg), dist.get_world_size(pg)
+    to, source = (me + 1) % size, (me - 1) % size
+    into = on_device(torch.zeros(5000))
+    works = dist.batch_isend_irecv(
+        [
+            dist.P2POp(dist.isend, on_device(mine(5000, me)), group=pg, group_peer=to),
+            dist.P2POp(dist.irecv, into, group=pg, group_peer=source),
+        ]
+    )
+    for work in works:
+        work.wait()
+    check(into, mine(5000, source))
