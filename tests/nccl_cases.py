@@ -61,7 +61,9 @@ def reduced(op: Any, inputs: Sequence[Tensor]) -> Tensor:
     if dtype is torch.bool:
         some = torch.stack(list(inputs))
         return some.any(0) if op in (SUM, MAX, BOR) else some.all(0)
-    wide = torch.stack([one.to(torch.float64 if dtype.is_floating_point else one.dtype) for one in inputs])
+    wide = torch.stack(
+        [one.to(torch.float64 if dtype.is_floating_point else one.dtype) for one in inputs]
+    )
     if op == MIN:
         return wide.amin(0).to(dtype)
     if op == MAX:
@@ -85,6 +87,10 @@ def options(kind: str, **values: Any) -> Any:
 
 def inputs_of(world: World, dtype: torch.dtype, *shape: int, seed: int = 0) -> list[Tensor]:
     return [small(dtype, *shape, seed=100 * seed + rank) for rank in range(world.size)]
+
+
+def barrier(world: World, group: Any) -> None:
+    group.barrier(options("Barrier", device=world.device)).wait()
 
 
 @case
@@ -433,25 +439,25 @@ def a_send_does_not_wait_for_its_receiver(world: World) -> None:
         assert tensor.cpu().eq(7).all()
     if world.rank == 0:
         work.wait()
-    group.barrier().wait()
+    barrier(world, group)
 
 
 @case
 def a_barrier_holds_the_host(world: World) -> None:
     group = world.group()
-    group.barrier().wait()
+    barrier(world, group)
     with accelerator.delay(0.2):
         tensor = torch.zeros(10, device=world.device)
         tensor.fill_(1.0)
         event = torch.Event(world.device)
         event.record()
         assert not event.query()
-        group.barrier().wait()
+        barrier(world, group)
         assert event.query()
     began = time.monotonic()
     if world.rank == 0:
         time.sleep(1.0)
-    group.barrier().wait()
+    barrier(world, group)
     if world.rank != 0:
         assert time.monotonic() - began > 0.5
 
@@ -482,7 +488,7 @@ def a_rank_that_stops_coming_is_named_on_all(world: World) -> None:
     world.meet("failed")
     if world.rank == 1:  # hears of it in its next call
         with pytest.raises(dist.DistBackendError, match="the group failed, first on rank"):
-            group.barrier().wait()
+            barrier(world, group)
     with pytest.raises(dist.DistBackendError, match="all_reduce #2"):
         group.allreduce([tensor])
 

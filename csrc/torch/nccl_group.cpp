@@ -12,6 +12,7 @@ namespace quoit {
 namespace {
 
 constexpr Seconds kNcclEndWithin{10.0};  // what a shutdown gives to calls in flight
+constexpr Seconds kNcclDropWithin{2.0};
 
 }  // namespace
 
@@ -23,8 +24,9 @@ NcclGroup::NcclGroup(const c10::intrusive_ptr<c10d::Store>& store, int rank, int
       state_(std::make_shared<NcclEdges>(store, rank, size,
                                          text("rank ", rank, " on ", host_name()))) {}
 
-// Nobody has a call to wait for any more, or the program ends by an error: nothing is waited for.
-NcclGroup::~NcclGroup() { state_->close(Deadline::after(Seconds(0))); }
+// Without a shutdown. What other ranks still receive gets a moment; a program that ends by an error
+// must not wait for long.
+NcclGroup::~NcclGroup() { state_->close(Deadline::after(kNcclDropWithin)); }
 
 c10::intrusive_ptr<c10d::Backend::Options> NcclGroup::getBackendOptions() {
   return c10::make_intrusive<Options>("quoit-nccl", timeout_.load());
@@ -36,7 +38,7 @@ void NcclGroup::abort() {
   } catch (const Error&) {
     state_->fail(std::current_exception());
   }
-  if (introduced_) nccl_watch(state_);
+  state_->end_failed();
 }
 
 void NcclGroup::shutdown() {

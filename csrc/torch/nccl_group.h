@@ -182,8 +182,11 @@ class NcclGroup final : public c10d::Backend {
     } catch (const UnavailableError&) {
       std::rethrow_exception(as_torch_error(said_by(state_->where, std::current_exception())));
     } catch (const Error&) {
-      state_->fail(std::current_exception());
-      std::rethrow_exception(as_torch_error(said_by(state_->where, std::current_exception())));
+      try {
+        state_->fail_in_call();
+      } catch (const Error&) {
+        std::rethrow_exception(as_torch_error(said_by(state_->where, std::current_exception())));
+      }
     }
   }
 

@@ -60,6 +60,26 @@ void NcclState::fail(const std::exception_ptr& error) {
   changed_.notify_all();
 }
 
+void NcclState::fail_in_call() {
+  const std::exception_ptr error = std::current_exception();
+  try {
+    if (!failed_) heed_failed();
+  } catch (const Error&) {
+    fail(heard_ ? std::current_exception() : error);
+  }
+  fail(error);
+  const std::scoped_lock lock(mutex_);
+  std::rethrow_exception(error_);
+}
+
+// Throws what another rank has told of.
+void NcclState::heed_failed() {
+  if (!store.has("failed")) return;
+  const std::string why = store.get("failed");
+  heard_ = true;
+  throw TransportError(text("the group failed, first on ", why));
+}
+
 void NcclState::watch(const std::shared_ptr<NcclCall>& call) {
   const std::scoped_lock lock(mutex_);
   calls_.push_back(call);
@@ -79,6 +99,8 @@ void NcclState::note_issued(NcclCall& call) {
 void NcclState::await_issued(NcclCall& call, Deadline deadline) {
   while (!call.issued) {
     check(call);
+    QUOIT_CHECK(!closed_, TransportError, call.said(),
+                " was not begun when the process group was shut down: wait for it before");
     QUOIT_CHECK(!deadline.passed(), TimeoutError, call.said(),
                 " was not begun when wait() was over: the other rank has not called its part");
     Engine::process().heed_interrupt();
@@ -119,7 +141,7 @@ Seconds NcclState::look() {
   } catch (...) {
     fail(std::current_exception());
   }
-  if (failed_ && !told_ && !closed_) end_failed();
+  if (failed_) end_failed();
   return waiting ? kNcclConnectEach : kNcclLookEach;
 }
 
@@ -177,9 +199,13 @@ void NcclState::look_at_communicators() {
     const std::scoped_lock lock(mutex_);
     all = communicators_;
   }
-  for (const auto& communicator : all)
-    if (const std::string why = communicator->failure(); !why.empty())
-      throw TransportError(text(why, ". Another rank has failed or left, or a link is down"));
+  for (const auto& communicator : all) {
+    const std::string why = communicator->failure();
+    if (why.empty()) continue;
+    next_hear_ = {};
+    hear();  // the first cause, if a rank has told of it
+    throw TransportError(text(why, ". Another rank has failed or left, or a link is down"));
+  }
 }
 
 // Only ranks that wait for something ask: an idle group costs the store nothing.
@@ -194,10 +220,7 @@ void NcclState::hear() {
       store.set(text("at/", rank), std::to_string(called));
       answered_ = true;
     }
-    if (!store.has("failed")) return;
-    const std::string why = store.get("failed");
-    heard_ = true;
-    throw TransportError(text("the group failed, first on ", why));
+    heed_failed();
   } catch (const TransportError&) {
     if (heard_) throw;
     next_hear_ = Clock::time_point::max();  // the store is gone; NCCL, or a timeout, will tell
@@ -205,7 +228,7 @@ void NcclState::hear() {
 }
 
 void NcclState::end_failed() {
-  told_ = true;
+  if (told_.exchange(true)) return;
   std::exception_ptr error;
   std::vector<std::shared_ptr<NcclCommunicator>> all;
   {
@@ -227,15 +250,18 @@ void NcclState::end_failed() {
 }
 
 void NcclState::close(Deadline deadline) {
+  if (failed_) end_failed();
+  const std::scoped_lock calls(order);
   std::vector<std::shared_ptr<NcclCommunicator>> all;
   {
     const std::scoped_lock lock(mutex_);
     closed_ = true;
     all.swap(communicators_);
+    changed_.notify_all();
   }
-  if (!deadline.passed())
-    for (const auto& communicator : all) communicator->begin_to_end();
+  for (const auto& communicator : all) communicator->begin_to_end();
   for (const auto& communicator : all) communicator->end(deadline);
+  drop();
 }
 
 }  // namespace quoit

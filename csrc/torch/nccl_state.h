@@ -65,6 +65,9 @@ class NcclState {
   // The first failure counts: the watch aborts the communicators and tells the other ranks.
   void fail(const std::exception_ptr& error);
 
+  // In a handler of what a call threw: throws the first failure, which may be another rank's.
+  [[noreturn]] void fail_in_call();
+
   // From now on the watch waits for its end.
   void watch(const std::shared_ptr<NcclCall>& call);
   // Under `order`. The watch asks it for failures, and aborts it with the others.
@@ -79,11 +82,10 @@ class NcclState {
 
   // Called by the watch; returns after how long it shall look again.
   Seconds look();
-  // Under `order`: no more looks. Ends the communicators in order until the deadline.
+  // Tells the others of the failure and aborts what there is, once.
+  void end_failed();
+  // No more looks, nor calls. Ends the communicators in order until the deadline.
   void close(Deadline deadline);
-  // Aborts what there is.
-  void abandon();
-
   [[nodiscard]] bool closed() const { return closed_; }
 
   std::atomic<std::uint64_t> called{0};  // collectives, by this rank
@@ -100,12 +102,13 @@ class NcclState {
   void look_at_calls();
   void look_at_communicators();
   void hear();
+  void heed_failed();
   void raise_alarm(const NcclCall& call);
-  void end_failed();
   // Which ranks did not come to this call, as far as they say.
   std::string missing(std::uint64_t sequence);
 
   std::atomic<bool> failed_{false};
+  std::atomic<bool> told_{false};  // others know of the failure, and all was aborted
   std::atomic<bool> closed_{false};
   mutable std::mutex mutex_;
   std::condition_variable changed_;                               // calls are issued, or all failed
@@ -114,7 +117,6 @@ class NcclState {
   std::vector<std::shared_ptr<NcclCommunicator>> communicators_;  // guarded by mutex_
 
   // The watch's own.
-  bool told_ = false;               // others know of the failure, and all was aborted
   std::atomic<bool> heard_{false};  // the failure came from another rank
   bool answered_ = false;           // an alarm: others know where this rank is
   std::optional<Clock::time_point> alarm_;
