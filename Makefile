@@ -58,9 +58,11 @@ sanitize: $(STAMPS)/build
 bench: $(STAMPS)/quoit $(STAMPS)/test .mpi/mpich/installed .mpi/openmpi/installed
 	@$(BIN)/python bench/results.py $(ARGS)
 
-# CHECK='compute-sanitizer --tool memcheck' (or racecheck) runs the tests under it.
-test-cuda: cuda
+# CHECK='compute-sanitizer --tool memcheck' (or racecheck) runs the tests of kernels under it.
+test-cuda: cuda $(STAMPS)/quoit $(STAMPS)/test
 	@$(CHECK) build/cuda/tests/test_cuda_kernels
+	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_torch_device.py \
+	  -m "slow or not slow" -k processes $(ARGS)
 
 bench-cuda: cuda
 	@$(BIN)/python bench/cuda_kernels.py

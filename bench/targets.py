@@ -70,6 +70,12 @@ def verdicts(rows: Rows) -> list[Verdict]:
         found += [
             _least(f"{op}: ≥ 3× gloo", of, _against("gloo"), 3.0),
             _least(f"{op}: not behind the better MPI", of, _against(*MPIS), 1.0),
+            _least(
+                f"{op}: Communicator not behind the better MPI",
+                of,
+                _against(*MPIS, base="quoit-numpy"),
+                1.0,
+            ),
         ]
     one_way, band = rows.get("send_recv", ()), rows.get("send_recv, bandwidth", ())
     eight = _between(one_way, 8, 8)

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -62,6 +63,21 @@ def test_the_doctor_says_it_in_words(cuda: str, no_cuda: str, said: str) -> None
     changed = {**vars(software), "cuda": cuda, "no_cuda": no_cuda}
     one = type(HEALTHY)(**{**vars(HEALTHY), "software": type(software)(**changed)})
     assert said in doctor_text._quoit(one)
+
+
+@pytest.mark.parametrize(
+    ("peers", "said"),
+    [
+        ((True, True, True), "13.0, 3 × H200 (P2P between all pairs), NCCL 2.27"),
+        ((True, False, False), "13.0, 3 × H200 (P2P between 1 of 3 pairs), NCCL 2.27"),
+        ((False, False, False), "13.0, 3 × H200 (P2P between no pairs), NCCL 2.27"),
+    ],
+)
+def test_the_doctor_says_which_gpus_reach_each_other(peers: tuple[bool, ...], said: str) -> None:
+    from test_doctor import HEALTHY
+
+    told = replace(HEALTHY.torch, cuda="13.0", gpus=("H200",) * 3, nccl="2.27", peers=peers)
+    assert doctor_text._cuda([replace(HEALTHY, torch=told)]) == said
 
 
 def test_the_library_needs_no_driver_and_hides_the_runtime() -> None:

@@ -1,14 +1,15 @@
 """Cases for tensors of an accelerator that quoit brings to the host and back.
 
-The accelerator is that of tests/accelerator: its streams are threads, so that a missing wait shows
-in the numbers. Under `delay`, each piece of its work takes its time; nothing here waits for the
-device as a whole, but for what a user waits for.
+On the accelerator of tests/accelerator streams are threads, so that a missing wait shows in the
+numbers. Under `delay`, each piece of its work takes its time; nothing here waits for the device as
+a whole, but for what a user waits for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -19,10 +20,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.parallel import DistributedDataParallel
 
 import accelerator
 import quoit
+import tested_device
 import torch_cases
 from stage import Job
 from torch_cases import Case
@@ -38,16 +41,28 @@ def case(function: Case) -> Case:
     return function
 
 
+def case_of_fake(function: Case) -> Case:
+    """One that needs what CUDA has not: a second device on any machine, captures by word."""
+    return case(function) if tested_device.FAKE else function
+
+
 @contextlib.contextmanager
 def group(job: Job, rank: int, number: int) -> Iterator[Any]:
-    accelerator.install()
-    dist.Backend.backend_capability["quoit"] = ["cpu", accelerator.NAME]
+    os.environ["QUOIT_NCCL"] = "off"  # which could serve several ranks on a device
+    with on_device_group(job, rank, number) as pg:
+        yield pg
+
+
+@contextlib.contextmanager
+def on_device_group(job: Job, rank: int, number: int) -> Iterator[Any]:
+    tested_device.install()
+    dist.Backend.backend_capability["quoit"] = ["cpu", tested_device.NAME]
     with torch_cases.group(job, rank, number) as pg:
         yield pg
 
 
 def on_device(values: Tensor) -> Tensor:
-    return values.to(accelerator.NAME)
+    return values.to(tested_device.NAME)
 
 
 def mine(count: int, rank: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -64,7 +79,7 @@ def total(pg: Any, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def check(got: Tensor, wanted: Tensor) -> None:
-    assert got.device.type == accelerator.NAME
+    assert got.device.type == tested_device.NAME
     assert torch.equal(got.cpu(), wanted)
 
 
@@ -148,7 +163,7 @@ def not_contiguous(pg: Any) -> None:
     dist.all_reduce(tensor, group=pg)
     check(tensor, total(pg, 6000).view(60, 100).t())
     every_other = on_device(mine(6000, me))[::2]
-    with accelerator.delay(SLOW_S / 5):
+    with tested_device.delay(SLOW_S / 5):
         dist.all_reduce(every_other, group=pg)
         check(every_other, total(pg, 6000)[::2])
 
@@ -159,7 +174,7 @@ def messages(pg: Any) -> None:
     to, source = (me + 1) % size, (me - 1) % size
     for count in COUNTS[1:]:
         into = on_device(torch.zeros(count))
-        with accelerator.delay(SLOW_S / 5):
+        with tested_device.delay(SLOW_S / 5):
             sent = dist.isend(on_device(mine(count, me)), group_dst=to, group=pg, tag=3)
             dist.recv(into, group_src=source, group=pg, tag=3)
             check(into, mine(count, source))
@@ -178,9 +193,9 @@ def order_of_streams(pg: Any) -> None:
     me = dist.get_rank(pg)
     for count in (1000, (5 << 20) + 1):
         source = mine(count, me).pin_memory()
-        side = torch.Stream(accelerator.NAME)
-        with accelerator.delay(SLOW_S), side:
-            tensor = torch.empty(count, device=accelerator.NAME)
+        side = torch.Stream(tested_device.NAME)
+        with tested_device.delay(SLOW_S), side:
+            tensor = torch.empty(count, device=tested_device.NAME)
             tensor.copy_(source, non_blocking=True)  # not there yet when the call is made
             work = dist.all_reduce(tensor, group=pg, async_op=True)
             work.wait()
@@ -196,7 +211,7 @@ def freed_before_it_is_done(pg: Any) -> None:
     me = dist.get_rank(pg)
     count = (2 << 20) + 3
     outs = []
-    with accelerator.delay(SLOW_S / 5):
+    with tested_device.delay(SLOW_S / 5):
         for _ in range(4):
             out = on_device(torch.zeros(dist.get_world_size(pg) * count))
             work = dist.all_gather_into_tensor(
@@ -212,7 +227,7 @@ def freed_before_it_is_done(pg: Any) -> None:
 def futures(pg: Any) -> None:
     me = dist.get_rank(pg)
     count = (5 << 20) + 1
-    with accelerator.delay(SLOW_S / 5):
+    with tested_device.delay(SLOW_S / 5):
         tensor = on_device(mine(count, me))
         future = dist.all_reduce(tensor, group=pg, async_op=True).get_future()
         twice = future.then(lambda done: done.value()[0] * 2)
@@ -248,7 +263,9 @@ def host_and_device_side_by_side(pg: Any) -> None:
     check(tensor, total(pg, 9000))
     assert torch.equal(on_host, total(pg, 9000))
     objects: list[Any] = [{"rank": me}]
-    dist.broadcast_object_list(objects, group_src=0, group=pg, device=torch.device("fake"))
+    dist.broadcast_object_list(
+        objects, group_src=0, group=pg, device=torch.device(tested_device.NAME)
+    )
     assert objects == [{"rank": 0}]
     dist.barrier(group=pg)
 
@@ -281,7 +298,7 @@ def data_parallel_training(pg: Any) -> None:
         def ddp(model: nn.Module, size: float = buckets) -> nn.Module:
             return DistributedDataParallel(model, process_group=pg, bucket_cap_mb=size)
 
-        together = _trained(ddp, accelerator.NAME, _my_part(pg))
+        together = _trained(ddp, tested_device.NAME, _my_part(pg))
         for one, other in zip(alone, together, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -294,7 +311,7 @@ def compressed_data_parallel_training(pg: Any) -> None:
         return parallel
 
     alone = _trained(lambda model: model, "cpu", slice(0, 12))
-    ours = _trained(ddp, accelerator.NAME, _my_part(pg))
+    ours = _trained(ddp, tested_device.NAME, _my_part(pg))
     for one, tensor in zip(alone, ours, strict=True):
         torch.testing.assert_close(one, tensor, rtol=0.0, atol=2e-3)
         others = [torch.empty_like(tensor) for _ in ranks(pg)]
@@ -311,6 +328,26 @@ def compressed_all_reduce(pg: Any) -> None:
 
 
 @case
+def pipeline(pg: Any) -> None:
+    """torch's own, of a stage for each rank."""
+    me, size = dist.get_rank(pg), dist.get_world_size(pg)
+    torch.manual_seed(3)
+    layers = [nn.Linear(30, 30) for _ in range(size)]
+    alone = nn.Sequential(*copy.deepcopy(layers))
+    device = torch.device(tested_device.NAME, 0)
+    mine_ = layers[me].to(device)
+    stage = PipelineStage(mine_, me, size, device, group=pg)
+    schedule = Schedule1F1B(stage, n_microbatches=4, loss_fn=nn.MSELoss())
+    x, target = torch.randn(8, 30), torch.randn(8, 30)
+    inputs = (on_device(x),) if me == 0 else ()
+    schedule.step(*inputs, **({"target": on_device(target)} if me == size - 1 else {}))
+    nn.MSELoss()(alone(x), target).backward()
+    for one, other in zip(mine_.parameters(), alone[me].parameters(), strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad.cpu(), other.grad, rtol=1e-4, atol=1e-6)
+
+
+@case
 def ranks_that_differ_in_device(pg: Any) -> None:
     if dist.get_world_size(pg) == 1:
         return
@@ -320,7 +357,7 @@ def ranks_that_differ_in_device(pg: Any) -> None:
         dist.all_reduce(tensor, group=pg)
 
 
-@case
+@case_of_fake
 def devices_that_differ_in_a_call(pg: Any) -> None:
     outs = [torch.zeros(3) for _ in ranks(pg)]
     with pytest.raises(ValueError, match=r"output is on cpu, another .* on fake:0"):
@@ -330,7 +367,7 @@ def devices_that_differ_in_a_call(pg: Any) -> None:
         dist.all_gather(outs, on_device(torch.ones(3)), group=pg)
 
 
-@case
+@case_of_fake
 def capture_is_refused(pg: Any) -> None:
     tensor = on_device(torch.ones(3))
     with accelerator.capturing(), pytest.raises(ValueError, match="captured into a graph"):
@@ -345,7 +382,7 @@ def device_that_does_not_come(pg: Any) -> None:
     tensor = on_device(torch.ones(3))
     dist.distributed_c10d._set_pg_timeout(timedelta(seconds=0.5), pg)
     begun = time.monotonic()
-    with accelerator.delay(2.0):
+    with tested_device.delay(2.0):
         tensor += 1
         with pytest.raises(dist.DistBackendError, match=r"accelerator|gave up|timed out"):
             dist.all_reduce(tensor, group=pg)
@@ -356,10 +393,10 @@ def device_that_does_not_come(pg: Any) -> None:
 def sharded_training(pg: Any) -> None:
     if dist.get_world_size(pg) == 1:
         return
-    mesh = dist.DeviceMesh.from_group(pg, accelerator.NAME)
+    mesh = dist.DeviceMesh.from_group(pg, tested_device.NAME)
     alone = _trained(lambda model: model, "cpu", slice(0, 12))
     torch.manual_seed(7)
-    model = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 4)).to(accelerator.NAME)
+    model = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 4)).to(tested_device.NAME)
     sharded = copy.deepcopy(model)
     for layer in sharded:
         fully_shard(layer, mesh=mesh)

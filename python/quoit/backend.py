@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 
-
 def register() -> None:
     """Makes ``"quoit"`` known to ``torch.distributed``. Safe to call more than once."""
     try:

@@ -131,6 +131,10 @@ def _cuda(host: Sequence[RankFindings]) -> str:
     if not asked or not asked.cuda:
         return f"driver {driver}, but torch is a CPU build" if driver else "none"
     gpus = ", ".join(f"{len(ranks)} × {gpu}" for gpu, ranks in grouped(enumerate(asked.gpus)))
+    if asked.peers:
+        count = sum(asked.peers)
+        among = "all" if all(asked.peers) else f"{count} of {len(asked.peers)}" if count else "no"
+        gpus += f" (P2P between {among} pairs)"
     nccl = f"NCCL {asked.nccl}" if asked.nccl else "no NCCL"
     return f"{asked.cuda}, {gpus or 'no GPU'}, {nccl}" + (f", driver {driver}" if driver else "")
 
