@@ -73,16 +73,16 @@ c10::Device NcclGroup::device_of_barrier(const c10d::BarrierOptions& opts) const
   return {guard.type(), static_cast<c10::DeviceIndex>(opts.device_ids.front())};
 }
 
-void NcclGroup::await_settled(NcclCommunicator& communicator, Deadline deadline,
-                              const std::string& what) {
+void NcclGroup::await_settled(NcclCommunicator& communicator, const NcclCall& call) {
   for (int looks = 0;; ++looks) {
     {
       const std::scoped_lock lock(state_->order);
       state_->check();
       if (communicator.settled()) return;
     }
-    QUOIT_CHECK(!deadline.passed(), TimeoutError, what,
-                ": not all ranks came to make it or to begin it in time");
+    QUOIT_CHECK(!call.deadline.passed(), TimeoutError, call.said(), " over NCCL: waited ",
+                call.timeout.count(),
+                " s, and not all ranks came to make the communicator or to begin the operation");
     if (looks < 1000) {
       std::this_thread::yield();
       continue;
@@ -115,8 +115,7 @@ void NcclGroup::make_communicator(const NcclCall& call) {
     made = std::make_shared<NcclCommunicator>(*library_, id, size_, rank_, *device_);
     state_->add(made);
   }
-  await_settled(*made, call.deadline,
-                text(call.said(), " over NCCL: waited ", call.timeout.count(), " s"));
+  await_settled(*made, call);
   communicator_ = std::move(made);
 }
 
@@ -148,8 +147,7 @@ void NcclGroup::call_nccl(Plan& plan, const c10::Stream& stream, const NcclCall&
     }
     if (grouped) issue.check(issue.nccl.group_end(), "ncclGroupEnd");
   }
-  await_settled(*communicator_, call.deadline,
-                text(call.said(), " over NCCL: waited ", call.timeout.count(), " s"));
+  await_settled(*communicator_, call);
   if (!issue.made_ops.empty()) {
     const std::scoped_lock lock(state_->order);
     state_->check();

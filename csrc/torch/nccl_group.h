@@ -156,7 +156,7 @@ class NcclGroup final : public c10d::Backend {
   Handle run(Plan plan);
   std::shared_ptr<NcclCall> launch(Plan& plan);
   void call_nccl(Plan& plan, const c10::Stream& stream, const NcclCall& call);
-  void await_settled(NcclCommunicator& communicator, Deadline deadline, const std::string& what);
+  void await_settled(NcclCommunicator& communicator, const NcclCall& call);
   Handle message(const at::Tensor& tensor, int peer, bool sending);
   [[nodiscard]] Handle hand_out(WorkNccl::Calls calls, const Plan& plan) const;
 

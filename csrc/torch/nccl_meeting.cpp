@@ -18,7 +18,7 @@ struct NcclClaim {
   std::string device;
 
   [[nodiscard]] std::string written() const {
-    return text(lacks, "\n", version, "\n", may_share ? "shares" : "alone", "\n", device, "\n");
+    return text(lacks, "\n", version, "\n", may_share ? "y" : "n", "\n", device, "\n");
   }
 
   static NcclClaim read(const std::string& said) {
@@ -30,7 +30,7 @@ struct NcclClaim {
                 TransportError,
                 "the store that the ranks meet in holds something else than what ranks wrote: do "
                 "all run the same version of quoit, and is the store theirs alone?");
-    claim.may_share = share == "shares";
+    claim.may_share = share == "y";
     return claim;
   }
 };

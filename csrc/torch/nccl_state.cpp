@@ -27,7 +27,8 @@ std::string one_line(const std::exception_ptr& error) {
 std::string NcclCall::said() const {
   std::string words = text(title + sizeof("quoit:") - 1, " #", sequence);
   if (peer >= 0)
-    words += text(std::string_view(title) == "quoit:send" ? " to" : " from", " rank ", peer);
+    words += (std::string_view(title) == "quoit:send" ? " to rank " : " from rank ") +
+             std::to_string(peer);
   if (count >= 0) words += text(" ", c10::toString(dtype), "[", count, "]");
   return words;
 }
@@ -165,8 +166,7 @@ void NcclState::look_at_calls() {
 void NcclState::raise_alarm(const NcclCall& call) {
   QUOIT_CHECK(call.peer < 0, TimeoutError, call.said(), " over NCCL was not over after ",
               call.timeout.count(), " s: rank ", call.peer,
-              call.issued ? " has not called its part, or a device or a link hangs"
-                          : " has not called its part: nothing of it has come");
+              " has not called its part, or a device or a link hangs");
   if (!alarm_) {
     alarm_ = Clock::now();
     store.set(text("at/", rank), std::to_string(called));

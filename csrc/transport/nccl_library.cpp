@@ -61,8 +61,8 @@ class Search {
     if (handle != nullptr || flags != 0) return handle;
     // NOLINTNEXTLINE(concurrency-mt-unsafe): each thread has its own
     const char* why = dlerror();
-    tried_ +=
-        text(tried_.empty() ? "" : "; ", path, ": ", why != nullptr ? why : "cannot be loaded");
+    if (!tried_.empty()) tried_ += "; ";
+    tried_ += path + ": " + (why != nullptr ? why : "?");
     return nullptr;
   }
 
