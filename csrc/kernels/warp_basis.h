@@ -1,7 +1,7 @@
 #pragma once
 // What a warp does with a factor: the twin of basis_loops.h and of make_orthonormal() in
 // compress/low_rank.cpp. Steps are as in warp_low_rank.h.
-#include "kernels/warp_low_rank.h"
+#include "kernels/warp_restore.h"
 
 namespace quoit {
 namespace {

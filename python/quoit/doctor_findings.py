@@ -51,8 +51,8 @@ class Torch:
 
     threads: of its CPU operators. cuda: its version, "" in a CPU build. module: where quoit's torch
     module lies, "" while it is not built; compiler: what would build it, "" if none; problem: why
-    torch cannot be used with quoit. peers: of each pair of GPUs, whether one reads the other's memory
-    (P2P, which CUDA IPC needs as well).
+    torch cannot be used with quoit. peers: of each pair of GPUs, whether one reads the other's
+    memory (P2P, which CUDA IPC needs as well).
     """
 
     version: str

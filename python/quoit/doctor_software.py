@@ -38,8 +38,9 @@ except Exception as error:
 gpus, peers, nccl = [], [], ""
 if torch.version.cuda:
     if torch.cuda.is_available():
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        peers = [torch.cuda.can_device_access_peer(a, b) for a in range(len(gpus)) for b in range(a)]
+        count = torch.cuda.device_count()
+        gpus = [torch.cuda.get_device_name(i) for i in range(count)]
+        peers = [torch.cuda.can_device_access_peer(a, b) for a in range(count) for b in range(a)]
     if torch.distributed.is_available() and torch.distributed.is_nccl_available():
         nccl = ".".join(map(str, torch.cuda.nccl.version()))
 print(json.dumps([str(torch.__version__), torch.get_num_threads(), torch.version.cuda or "", gpus,
@@ -100,8 +101,8 @@ def torch() -> Torch | None:
     if not _version("torch"):
         return None
     said = json.loads(_ask(_ASK_TORCH).splitlines()[-1])
-    version, threads, cuda, gpus, *more, peers = said
-    return Torch(version, threads, cuda, tuple(gpus), *more, tuple(peers))
+    version, threads, cuda, gpus, nccl, module, compiler, problem, peers = said
+    return Torch(version, threads, cuda, tuple(gpus), nccl, module, compiler, problem, tuple(peers))
 
 
 def mpi(launch: Launch | None) -> Mpi:
