@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "core/env.h"
 #include "core/host.h"
 #include "engine/engine.h"
 
@@ -21,8 +22,11 @@ NcclGroup::NcclGroup(const c10::intrusive_ptr<c10d::Store>& store, int rank, int
     : Backend(rank, size),
       options_(std::move(options)),
       timeout_(std::chrono::duration_cast<std::chrono::milliseconds>(options_.timeout)),
-      state_(std::make_shared<NcclEdges>(store, rank, size,
-                                         text("rank ", rank, " on ", host_name()))) {}
+      state_(
+          std::make_shared<NcclEdges>(store, rank, size, text("rank ", rank, " on ", host_name()))),
+      off_(env::read("QUOIT_NCCL") == "off") {
+  if (off_) introduce();
+}
 
 // Without a shutdown. What other ranks still receive gets a moment; a program that ends by an error
 // must not wait for long.

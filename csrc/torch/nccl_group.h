@@ -4,7 +4,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
-#include <set>
+#include <map>
 #include <thread>
 
 #include "torch/nccl_edges.h"
@@ -26,7 +26,8 @@ class NcclGroup final : public c10d::Backend {
   using Handle = c10::intrusive_ptr<c10d::Work>;
   using Tensors = std::vector<at::Tensor>;
 
-  // Called by all members; one access to the store, and no wait. NCCL is loaded at first use.
+  // Called by all members; no wait. NCCL is loaded at first use, unless QUOIT_NCCL=off, of which
+  // the other ranks are told at once.
   NcclGroup(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, NcclOptions options);
   ~NcclGroup() override;
 
@@ -197,9 +198,10 @@ class NcclGroup final : public c10d::Backend {
   std::recursive_mutex calling_;  // one call at a time; what follows is guarded by it
   std::optional<c10::Device> device_;
   const NcclLibrary* library_ = nullptr;
+  const bool off_;  // QUOIT_NCCL=off
   bool introduced_ = false;
   std::optional<std::string> unusable_;  // asked of all ranks
-  std::set<int> met_;                    // ranks that messages can be exchanged with
+  std::map<int, std::string> met_;       // by rank: the same of messages with it
   std::shared_ptr<NcclCommunicator> communicator_;
   std::shared_ptr<NcclCall> last_;  // of the communicator, unless it was captured
   std::optional<c10::Event> begin_;

@@ -81,7 +81,7 @@ void NcclGroup::introduce() {
   if (introduced_) return;
   std::string said;
   try {
-    QUOIT_CHECK(env::read("QUOIT_NCCL") != "off", UnavailableError, "QUOIT_NCCL=off");
+    QUOIT_CHECK(!off_, UnavailableError, "QUOIT_NCCL=off");
     library_ = &NcclLibrary::load(options_.libraries);
     said = said_of_itself();
   } catch (const Error& error) {
@@ -89,7 +89,7 @@ void NcclGroup::introduce() {
   }
   state_->store.set(text("device/", state_->rank), said);
   introduced_ = true;
-  nccl_watch(state_);
+  if (!off_) nccl_watch(state_);
 }
 
 std::string NcclGroup::hear_of(int peer) {
@@ -109,6 +109,7 @@ const std::string& NcclGroup::unusable(c10::Device device) {
   const std::scoped_lock lock(calling_);
   if (unusable_) return *unusable_;
   bind(device);
+  if (off_) return unusable_.emplace(text("rank ", rank_, ": QUOIT_NCCL=off"));
   introduce();
   std::map<int, NcclClaim> claims;
   for (int other = 0; other < size_; ++other) claims[other] = NcclClaim::read(hear_of(other));
@@ -117,14 +118,13 @@ const std::string& NcclGroup::unusable(c10::Device device) {
 
 std::string NcclGroup::unusable(c10::Device device, int peer) {
   const std::scoped_lock lock(calling_);
-  if (met_.contains(peer)) return {};
+  if (const auto met = met_.find(peer); met != met_.end()) return met->second;
+  if (off_) return unusable(device);
   bind(device);
   introduce();
   std::map<int, NcclClaim> claims;
   for (const int one : {rank_, peer}) claims[one] = NcclClaim::read(hear_of(one));
-  std::string why = obstacle(claims);
-  if (why.empty()) met_.insert(peer);
-  return why;
+  return met_[peer] = obstacle(claims);
 }
 
 }  // namespace quoit
