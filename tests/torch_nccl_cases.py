@@ -79,6 +79,16 @@ def nccl_serves_it(pg: Any) -> None:
 
 
 @case
+def reductions_that_nccl_lacks(pg: Any) -> None:
+    """Go through the host."""
+    before = _calls_of("ncclAllReduce") if tested_device.FAKE else 0
+    tensor = on_device(torch.tensor([1 << dist.get_rank(pg), 3], dtype=torch.int32))
+    dist.all_reduce(tensor, dist.ReduceOp.BOR, group=pg)
+    check(tensor, torch.tensor([(1 << dist.get_world_size(pg)) - 1, 3], dtype=torch.int32))
+    assert not tested_device.FAKE or _calls_of("ncclAllReduce") == before
+
+
+@case
 def regions(pg: Any) -> None:
     """Several collectives that NCCL makes one of, and none of the CPU."""
     tensors = [on_device(mine(100 * (i + 1), dist.get_rank(pg))) for i in range(3)]

@@ -68,7 +68,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
                                                        const c10d::AllreduceOptions& opts) {
   return translated([&] {
     if (only(tensors, "all_reduce").layout() == at::kSparse) return allreduce_sparse(tensors, opts);
-    if (auto* nccl = nccl_for(tensors)) return nccl->allreduce(tensors, opts);
+    if (auto* nccl = nccl_for(tensors.front(), opts.reduceOp))
+      return nccl->allreduce(tensors, opts);
     Operands operands;
     const View data = operands.in_place(tensors.front(), "all_reduce: tensor");
     const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
@@ -121,7 +122,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
                                                     const c10d::ReduceOptions& opts) {
   return translated([&] {
-    if (auto* nccl = nccl_for(tensors)) return nccl->reduce(tensors, opts);
+    if (auto* nccl = nccl_for(only(tensors, "reduce"), opts.reduceOp))
+      return nccl->reduce(tensors, opts);
     Operands operands;
     const View data = operands.in_place(only(tensors, "reduce"), "reduce: tensor");
     const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
@@ -253,7 +255,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
     Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    if (auto* nccl = nccl_for(outputs)) return nccl->reduce_scatter(outputs, inputs, opts);
+    if (auto* nccl = nccl_for(only(outputs, "reduce_scatter: output"), opts.reduceOp))
+      return nccl->reduce_scatter(outputs, inputs, opts);
     QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: got ", inputs.size(),
                 " lists of inputs; pass one");
     Operands operands;
@@ -284,7 +287,8 @@ Communicator::Handle ProcessGroupQuoit::reduce_out_of(const at::Tensor& input,
 ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
     at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    if (auto* nccl = nccl_for(input)) return nccl->_reduce_scatter_base(output, input, opts);
+    if (auto* nccl = nccl_for(input, opts.reduceOp))
+      return nccl->_reduce_scatter_base(output, input, opts);
     return hand_out(reduce_out_of(input, output, opts), OpType::_REDUCE_SCATTER_BASE, output,
                     input);
   });

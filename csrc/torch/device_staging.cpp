@@ -8,6 +8,8 @@
 #include <map>
 #include <mutex>
 
+#include "torch/nccl_device.h"
+
 namespace quoit {
 namespace {
 
@@ -48,10 +50,9 @@ DeviceStaging::DeviceStaging(c10::Device device)
 void DeviceStaging::begin(std::size_t pieces, const Touched& touched) {
   const Guard guard(device_.type());
   const c10::Stream current = guard.getStream(device_);
-  if constexpr (requires { guard.isStreamCapturing(current); })
-    QUOIT_CHECK(!guard.isStreamCapturing(current), UsageError, "a call on a tensor of ",
-                device_.str(), " while its stream is captured into a graph: it goes by way of the ",
-                "host, which a graph cannot hold. Call it outside, or use NCCL (QUOIT_NCCL)");
+  QUOIT_CHECK(!is_capturing(current), UsageError, "a call on a tensor of ", device_.str(),
+              " while its stream is captured into a graph: it goes by way of the ",
+              "host, which a graph cannot hold. Call it outside, or use NCCL (QUOIT_NCCL)");
   pieces_ = pieces;
   for (const View& view : touched.read) place(view, true, false);
   for (const View& view : touched.written) place(view, false, true);

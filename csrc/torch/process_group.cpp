@@ -185,6 +185,11 @@ NcclGroup* ProcessGroupQuoit::nccl_for(c10::Device device) {
   return chosen(nccl_->unusable(device), device);
 }
 
+NcclGroup* ProcessGroupQuoit::nccl_for(const at::Tensor& tensor, const c10d::ReduceOp& op) {
+  NcclGroup* const nccl = nccl_for(tensor);
+  return nccl != nullptr && nccl_lacks(op, tensor).empty() ? nccl : nullptr;
+}
+
 NcclGroup* ProcessGroupQuoit::nccl_for(const Tensors& message, int peer) {
   if (!nccl_ || message.empty() || message.front().device().is_cpu()) return nullptr;
   const c10::Device device = message.front().device();

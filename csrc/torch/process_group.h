@@ -137,6 +137,8 @@ class ProcessGroupQuoit final : public c10d::Backend {
     return tensors.empty() ? nullptr : nccl_for(tensors.front());
   }
   NcclGroup* nccl_for(c10::Device device);
+  // Of a reduction, too, that NCCL has.
+  NcclGroup* nccl_for(const at::Tensor& tensor, const c10d::ReduceOp& op);
   NcclGroup* nccl_for(const Tensors& message, int peer);
   NcclGroup* chosen(const std::string& unusable, c10::Device device);
 
