@@ -132,7 +132,7 @@ def _inside(options: argparse.Namespace, started_by: Launch) -> int:
         ranks.work(plan, started_by, lambda _: None)
         return 0
     command_line.check_outputs(options)
-    load, failure = machine.load(), ""
+    load, failure = os.getloadavg()[0], ""  # the other ranks are at work already
     records: list[Record] = []
     name = launch.FAMILIES.get(started_by.launcher, started_by.launcher)
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -19,7 +20,7 @@ from quoit import _core
 from quoit.cores import cpu_quota
 from quoit.doctor_advice import VARIABLES
 
-_BUSY = 0.3  # load, as a part of the cores
+_BUSY = 0.3  # a part of the cores
 
 
 def hardware(root: Path = Path("/")) -> str:
@@ -37,8 +38,19 @@ def hardware(root: Path = Path("/")) -> str:
     return ", ".join([*parts, f"{memory / 2**30:.0f} GiB", f"Linux {platform.release()}"])
 
 
-def load() -> float:
-    return os.getloadavg()[0]
+def load(seconds: float = 0.5) -> float:
+    """Cores that are in use, over a moment: the load average remembers the benchmark before."""
+    before = _ticks()
+    time.sleep(seconds)
+    busy, every = (now - then for now, then in zip(_ticks(), before, strict=True))
+    return busy / every * (os.cpu_count() or 1) if every else os.getloadavg()[0]
+
+
+def _ticks() -> tuple[int, int]:
+    """Of all cores since the machine began: those in use, stolen ones too, and all."""
+    first = _read(Path("/proc/stat")).partition("\n")[0].split()[1:9]
+    ticks = [int(word) for word in first]  # user nice system idle iowait irq softirq steal
+    return sum(ticks) - sum(ticks[3:5]), sum(ticks)
 
 
 def is_busy(load: float) -> bool:
