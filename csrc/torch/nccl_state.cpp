@@ -22,6 +22,15 @@ std::string one_line(const std::exception_ptr& error) {
   }
 }
 
+// A device that has failed does not even say that.
+bool done_before_failure(NcclCall& call) {
+  try {
+    return call.done();
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 std::string NcclCall::said() const {
@@ -69,6 +78,7 @@ void NcclState::fail_in_call() {
     fail(heard_ ? std::current_exception() : error);
   }
   fail(error);
+  end_failed();  // now: the process may be about to end
   const std::scoped_lock lock(mutex_);
   std::rethrow_exception(error_);
 }
@@ -233,8 +243,7 @@ void NcclState::end_failed() {
   std::vector<std::shared_ptr<NcclCommunicator>> all;
   {
     const std::scoped_lock lock(mutex_);
-    for (const auto& call : calls_)
-      if (!call->done()) call->failed = true;
+    for (const auto& call : calls_) call->failed = !done_before_failure(*call);
     calls_.clear();
     all.swap(communicators_);
     error = error_;
