@@ -154,6 +154,8 @@ def devices_wait_for_each_other_in_a_copy() -> None:
     back = pinned(0)
     with accelerator.delay(DELAY_S):
         here.copy_(source, non_blocking=True)
+        for _ in range(4):  # takes longer than all that goes before the copy on fake:0
+            there.fill_(5)
         there.copy_(here, non_blocking=True)
         here.fill_(9)
         with torch.accelerator.device_index(1):

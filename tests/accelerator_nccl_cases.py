@@ -229,20 +229,24 @@ def both_directions_in_one_group() -> None:
 def a_group_of_two_communicators_and_two_streams() -> None:
     """The ranks name the two in opposite orders, and one communicator is on both streams."""
     count = 1 << 20
-    side = stream()
+    side, now = stream(), torch.accelerator.current_stream()
     data = torch.full((count,), 1.0 + RANK, device="fake")
-    heard = [torch.zeros(count, device="fake") for _ in range(3)]
-    torch.accelerator.synchronize()
     with communicator() as first, communicator() as second:
-        with group():
-            for comm in (first, second) if RANK == 0 else (second, first):
-                sends("ncclSend", data, comm)
-                sends("ncclRecv", heard[comm is first], comm)
-            sends("ncclSend", data, second, side)
-            sends("ncclRecv", heard[2], second, side)
-        torch.accelerator.synchronize()
-        for tensor in heard:
-            assert all_are(tensor.cpu(), 1.0 + PEER)
+        for readers in ((side, now), (now, side)):
+            heard = {on: torch.zeros(count, device="fake") for on in readers}
+            other = torch.zeros(count, device="fake")
+            torch.accelerator.synchronize()
+            with accelerator.delay(DELAY_S), group():
+                for comm in (first, second) if RANK == 0 else (second, first):
+                    sends("ncclSend", data, comm)
+                    sends("ncclRecv", heard[now] if comm is first else other, comm)
+                sends("ncclSend", data, second, side)
+                sends("ncclRecv", heard[side], second, side)
+            # Either stream, looked at first and alone, is behind the group.
+            for on in readers:
+                with on:
+                    assert all_are(heard[on].cpu(), 1.0 + PEER)
+            assert all_are(other.cpu(), 1.0 + PEER)
 
 
 def work_is_on_the_stream() -> None:

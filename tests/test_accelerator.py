@@ -17,7 +17,7 @@ import pytest
 import accelerator
 
 _HERE = Path(__file__).resolve().parent
-_DEADLINE_S = 200.0
+_DEADLINE_S = 100.0
 DEVICE_CASES = (
     "a_copy_is_seen_after_a_wait",
     "a_copy_of_pageable_memory_waits",

@@ -40,8 +40,9 @@ std::array<Device, kDevices>& devices() {
 }
 
 void close_all() {
+  const auto end = std::chrono::steady_clock::now() + kExit;
   for (Device& device : devices()) {
-    for (Stream& stream : device.streams) stream.close();
+    for (Stream& stream : device.streams) stream.close(end);
   }
 }
 
@@ -117,14 +118,15 @@ std::chrono::steady_clock::time_point Mark::when() {
   return when_;
 }
 
-void Stream::enqueue(std::function<void()> work) {
+void Stream::enqueue(std::function<void()> work) { push({std::move(work), false}); }
+
+void Stream::push(Entry entry) {
   std::lock_guard lock(mutex_);
-  if (closed_) return;
   if (!started_) {
     started_ = true;
     std::thread([this] { run(); }).detach();
   }
-  queue_.push_back(std::move(work));
+  queue_.push_back(std::move(entry));
   changed_.notify_all();
 }
 
@@ -138,13 +140,14 @@ void Stream::enqueue_late(std::function<void()> work) {
 void Stream::run() {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return !queue_.empty() && !closed_; });
-    auto work = std::move(queue_.front());
+    changed_.wait(lock, [this] { return !queue_.empty(); });
+    Entry entry = std::move(queue_.front());
     queue_.pop_front();
     running_ = true;
+    const bool dropped = closed_ && !entry.always;
     lock.unlock();
-    work();
-    work = nullptr;  // what it held goes before anybody hears that it has run
+    if (!dropped) entry.work();
+    entry.work = nullptr;  // what it held goes before anybody hears that it has run
     lock.lock();
     running_ = false;
     changed_.notify_all();
@@ -153,7 +156,7 @@ void Stream::run() {
 
 std::shared_ptr<Mark> Stream::mark() {
   auto mark = std::make_shared<Mark>();
-  enqueue([mark] { mark->reach(); });
+  push({[mark] { mark->reach(); }, true});
   return mark;
 }
 
@@ -163,19 +166,17 @@ void Stream::wait_for(std::shared_ptr<Mark> mark) {
 
 bool Stream::idle() {
   std::lock_guard lock(mutex_);
-  return closed_ || (queue_.empty() && !running_);
+  return queue_.empty() && !running_;
 }
 
 void Stream::synchronize() {
   if (!idle()) mark()->wait();
 }
 
-// At the end of the process: torch's own static objects go away, so nothing may run any more. A
-// work that waits for another rank is left behind where it waits.
-void Stream::close() {
+void Stream::close(std::chrono::steady_clock::time_point end) {
   std::unique_lock lock(mutex_);
   closed_ = true;
-  changed_.wait_for(lock, kExit, [this] { return !running_; });
+  changed_.wait_until(lock, end, [this] { return !running_; });
 }
 
 Stream& stream(int device, int64_t id) {

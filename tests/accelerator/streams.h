@@ -42,17 +42,25 @@ class Stream {
   void wait_for(std::shared_ptr<Mark> mark);  // what is queued from now on runs after it
   bool idle();
   void synchronize();
-  void close();
+  // At the end of the process: what torch queued is dropped, since its static objects go away;
+  // marks are still reached. Waits for what runs until then.
+  void close(std::chrono::steady_clock::time_point end);
 
   const int device;
   const int64_t id;
 
  private:
+  struct Entry {
+    std::function<void()> work;
+    bool always;
+  };
+
+  void push(Entry entry);
   void run();
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::function<void()>> queue_;
+  std::deque<Entry> queue_;
   bool started_ = false;
   bool running_ = false;
   bool closed_ = false;
