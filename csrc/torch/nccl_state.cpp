@@ -143,10 +143,11 @@ Seconds NcclState::look() {
   try {
     if (closed_) return kNcclLookEach;
     if (!failed_) {
-      if (const std::unique_lock lock(order, std::try_to_lock); lock && !closed_)
+      if (const std::unique_lock lock(order, std::try_to_lock); lock && !closed_) {
         waiting = advance();
+        look_at_communicators();
+      }
       look_at_calls();
-      look_at_communicators();
       hear();
     }
   } catch (...) {
@@ -210,11 +211,14 @@ void NcclState::look_at_communicators() {
     all = communicators_;
   }
   for (const auto& communicator : all) {
-    const std::string why = communicator->failure();
-    if (why.empty()) continue;
-    next_hear_ = {};
-    hear();  // the first cause, if a rank has told of it
-    throw TransportError(text(why, ". Another rank has failed or left, or a link is down"));
+    try {
+      communicator->settled();
+    } catch (const Error& error) {
+      next_hear_ = {};
+      hear();  // the first cause, if a rank has told of it
+      throw TransportError(
+          text(error.what(), ". Another rank has failed or left, or a link is down"));
+    }
   }
 }
 
