@@ -6,15 +6,19 @@ alone on the CPU. Sums are of small integers, hence exact in any order.
 
 from __future__ import annotations
 
+import copy
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 import accelerator
 from nccl_rank import World
@@ -79,7 +83,7 @@ def reduced(op: Any, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def options(kind: str, **values: Any) -> Any:
-    made = getattr(dist, f"{kind}Options")()
+    made = getattr(distributed_c10d, f"{kind}Options")()
     for name, value in values.items():
         setattr(made, name, value)
     return made
@@ -410,7 +414,7 @@ def messages_go_both_ways_at_once(world: World) -> None:
             assert got[peer].cpu().eq(10 * peer + turn).all()
     if me < 2:  # an order of their own, big after small
         small_, big = torch.empty(3, device=device), torch.empty(100_000, device=device)
-        for turn in range(2):
+        for _ in range(2):
             works = [
                 group.send([torch.full((3,), float(me), device=device)], 1 - me, 0),
                 group.send([torch.full((100_000,), me + 0.5, device=device)], 1 - me, 0),
@@ -440,6 +444,116 @@ def a_send_does_not_wait_for_its_receiver(world: World) -> None:
     if world.rank == 0:
         work.wait()
     barrier(world, group)
+
+
+@case
+def the_first_calls_may_cross(world: World) -> None:
+    group = world.group()
+    message = torch.full((4,), 3.0, device=world.device)
+    tensor = torch.ones(2, device=world.device)
+    if world.rank == 0:  # meets rank 1 only in all_reduce, which comes after its recv
+        work = group.send([message], 1, 0)
+        group.allreduce([tensor]).wait()
+        work.wait()
+    elif world.rank == 1:
+        message.zero_()
+        group.recv([message], 0, 0).wait()
+        assert message.cpu().eq(3).all()
+        group.allreduce([tensor]).wait()
+    else:
+        group.allreduce([tensor]).wait()
+    assert tensor.cpu().eq(world.size).all()
+
+
+@case
+def many_calls_of_all_kinds(world: World) -> None:
+    group = world.group()
+    n, me, device = world.size, world.rank, world.device
+    order = random.Random(7)  # the same on all ranks
+    with accelerator.delay(0.0005):
+        for turn in range(60):
+            kind, count = order.randrange(5), order.randrange(1, 3000)
+            is_async = order.random() < 0.6
+            mine = torch.zeros(count, device=device)
+            mine.fill_(float(me + turn))
+            total = float(sum(rank + turn for rank in range(n)))
+            if kind == 0:
+                work = group.allreduce([mine], options("Allreduce", asyncOp=is_async))
+                got, wanted = mine, torch.full((count,), total)
+            elif kind == 1:
+                got = torch.zeros(n * count, device=device)
+                work = group._allgather_base(got, mine, options("Allgather", asyncOp=is_async))
+                wanted = (torch.arange(n).repeat_interleave(count) + turn).float()
+            elif kind == 2:
+                root = order.randrange(n)
+                how = options("Broadcast", rootRank=root, asyncOp=is_async)
+                work = group.broadcast([mine], how)
+                got, wanted = mine, torch.full((count,), float(root + turn))
+            elif kind == 3:
+                got = torch.zeros(count, device=device)
+                sent = group.send([mine], (me + 1) % n, 0)
+                work = group.recv([got], (me - 1) % n, 0)
+                sent.wait()
+                wanted = torch.full((count,), float((me - 1) % n + turn))
+            else:
+                got = torch.zeros(n, device=device)
+                whole = torch.zeros(n, device=device)
+                whole.fill_(float(me + turn))
+                work = group.alltoall_base(
+                    got, whole, [], [], options("AllToAll", asyncOp=is_async)
+                )
+                wanted = (torch.arange(n) + turn).float()
+            del mine
+            if work is not None:
+                work.wait()
+            got.mul_(2.0)
+            same(got, wanted * 2.0)
+
+
+@case
+def a_model_trains_as_alone(world: World) -> None:
+    """DistributedDataParallel, and torch.distributed's own functions, on such a group."""
+    n, me, device = world.size, world.rank, world.device
+
+    def backend(store: Any, rank: int, size: int, timeout: Any) -> Any:
+        seconds = timeout.total_seconds()
+        return world.c10d.nccl_group(store, rank, size, seconds, [], f"device {rank}")
+
+    dist.Backend.register_backend("only_nccl", backend, devices=["fake"])
+    store = dist.PrefixStore("model", world.store)
+    dist.init_process_group("only_nccl", store=store, rank=me, world_size=n)
+    try:
+        torch.manual_seed(3)
+        alone = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        model = copy.deepcopy(alone).to(device)
+        shared = torch.nn.parallel.DistributedDataParallel(model, bucket_cap_mb=1)
+        data = torch.randn(n, 6, 4)
+        for step in range(3):
+            alone.zero_grad()
+            shared.zero_grad()
+            alone(data.reshape(-1, 4) + step).pow(2).mean().backward()
+            shared((data[me] + step).to(device)).pow(2).mean().backward()
+            with torch.no_grad():
+                for one, other in zip(alone.parameters(), model.parameters(), strict=True):
+                    torch.testing.assert_close(other.grad.cpu(), one.grad)
+                    one -= 0.1 * one.grad
+                    other -= 0.1 * other.grad
+        got = torch.zeros(3, device=device)
+        ops = [
+            dist.P2POp(dist.isend, torch.full((3,), float(me), device=device), (me + 1) % n),
+            dist.P2POp(dist.irecv, got, (me - 1) % n),
+        ]
+        for work in dist.batch_isend_irecv(ops):
+            work.wait()
+        assert got.cpu().eq((me - 1) % n).all()
+        first, second = torch.ones(2, device=device), torch.ones(3, device=device)
+        with dist._coalescing_manager(device=device):
+            dist.all_reduce(first)
+            dist.all_reduce(second)
+        assert first.cpu().eq(n).all()
+        assert second.cpu().eq(n).all()
+    finally:
+        dist.destroy_process_group()
 
 
 @case
@@ -481,7 +595,7 @@ def a_rank_that_stops_coming_is_named_on_all(world: World) -> None:
     if world.rank != 1:
         work = group.allreduce([tensor])
         with pytest.raises(dist.DistBackendError, match=r"all_reduce #2 Float\[4\]") as first:
-            work.wait(timedelta_s(30.0))
+            work.wait(timedelta(seconds=30))
         assert time.monotonic() - began < 12.0
         assert "1" in str(first.value).rpartition("these ranks are in no call")[2]
         assert f"[quoit rank {world.rank} on " in str(first.value)
@@ -506,7 +620,7 @@ def an_abort_ends_all_ranks(world: World) -> None:
     else:
         work = group.allreduce([tensor])
         with pytest.raises(dist.DistBackendError, match="the process group was aborted"):
-            work.wait(timedelta_s(15.0))
+            work.wait(timedelta(seconds=15))
     assert time.monotonic() - began < 8.0
     with pytest.raises(dist.DistBackendError, match="the process group was aborted"):
         group.allreduce([tensor])
@@ -585,9 +699,3 @@ def captures(world: World) -> None:
     assert not work.is_completed()  # nobody may ask
     group.allreduce([tensor]).wait()
     assert tensor.cpu().eq(world.size * (world.size**2 + 1)).all()
-
-
-def timedelta_s(seconds: float) -> Any:
-    from datetime import timedelta
-
-    return timedelta(seconds=seconds)

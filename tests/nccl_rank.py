@@ -32,14 +32,14 @@ class World:
         self.rank, self.size = rank, size
         self.device = torch.device("fake", 0)
         self.c10d = _build.load_c10d()
-        self._store = dist.FileStore(str(folder / "store"), size)
+        self.store = dist.FileStore(str(folder / "store"), size)
         self._groups = 0
         self.case = ""
 
     def backend(self, timeout_s: float = 20.0, device: str | None = None) -> Any:
         """A new NCCL backend of all ranks; device: what this rank says its device is."""
         self._groups += 1
-        store = dist.PrefixStore(f"{self.case}/{self._groups}", self._store)
+        store = dist.PrefixStore(f"{self.case}/{self._groups}", self.store)
         identity = f"device {self.rank}" if device is None else device
         return self.c10d.nccl_group(store, self.rank, self.size, timeout_s, [], identity)
 
@@ -48,7 +48,7 @@ class World:
         return self.around(self.backend(timeout_s, device))
 
     def around(self, backend: Any) -> Any:
-        group = dist.ProcessGroup(self._store, self.rank, self.size)
+        group = dist.ProcessGroup(self.store, self.rank, self.size)
         kind = dist.ProcessGroup.BackendType.CUSTOM
         group._set_default_backend(kind)
         group._register_backend(self.device, kind, backend)
@@ -57,9 +57,9 @@ class World:
     def meet(self, name: str) -> None:
         """Waits until all ranks are here; not through any group."""
         key = f"{self.case}/meet/{name}"
-        self._store.add(key, 1)
+        self.store.add(key, 1)
         end = time.monotonic() + 60.0
-        while self._store.add(key, 0) < self.size:
+        while self.store.add(key, 0) < self.size:
             if time.monotonic() > end:
                 raise TimeoutError(f"not all ranks came to {key}")
             time.sleep(0.005)

@@ -101,6 +101,33 @@ void bind_compression(py::module_& m) {
         "are complete when it gets them.");
 }
 
+void bind_nccl(py::module_& m) {
+  m.def(
+      "nccl_group",
+      [](const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, double timeout,
+         const std::vector<std::string>& library_paths,
+         const std::string& device_identity) -> Group {
+        return as_torch([&] {
+          return c10::make_intrusive<NcclGroup>(
+              store, rank, size, NcclOptions{Seconds(timeout), library_paths, device_identity});
+        });
+      },
+      py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("timeout"),
+      py::arg("library_paths"), py::arg("device_identity") = "",
+      py::call_guard<py::gil_scoped_release>(),
+      "Makes the part of a group that serves an accelerator's tensors with NCCL; called by all "
+      "members. See NcclOptions.");
+  m.def(
+      "nccl_unusable",
+      [](const Group& group, const at::Device& device) -> std::string {
+        auto* const backend = dynamic_cast<NcclGroup*>(group.get());
+        if (backend == nullptr) throw py::type_error("this backend does not use NCCL");
+        return as_torch([&] { return backend->unusable(device); });
+      },
+      py::arg("group"), py::arg("device"), py::call_guard<py::gil_scoped_release>(),
+      "Why the ranks of a group from nccl_group() cannot use NCCL, or an empty text. Collective.");
+}
+
 }  // namespace
 }  // namespace quoit
 
@@ -133,25 +160,5 @@ PYBIND11_MODULE(_c10d, m) {
       "Makes the backend of one group; collective over its members. `timeout` in seconds; "
       "`members` are the group's ranks in the job, empty for all of them. NCCL serves tensors of "
       "accelerators, if it can, where `nccl_libraries` is a list of where it may be.");
-  m.def(
-      "nccl_group",
-      [](const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, double timeout,
-         const std::vector<std::string>& library_paths,
-         const std::string& device_identity) -> c10::intrusive_ptr<c10d::Backend> {
-        return c10::make_intrusive<quoit::NcclGroup>(
-            store, rank, size,
-            quoit::NcclOptions{quoit::Seconds(timeout), library_paths, device_identity});
-      },
-      py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("timeout"),
-      py::arg("library_paths"), py::arg("device_identity") = "",
-      py::call_guard<py::gil_scoped_release>(),
-      "Makes the part of a group that serves an accelerator's tensors with NCCL; called by all "
-      "members. See NcclOptions.");
-  m.def(
-      "nccl_unusable",
-      [](const c10::intrusive_ptr<c10d::Backend>& group, const at::Device& device) {
-        return dynamic_cast<quoit::NcclGroup&>(*group).unusable(device);
-      },
-      py::arg("group"), py::arg("device"), py::call_guard<py::gil_scoped_release>(),
-      "Why the ranks of a group from nccl_group() cannot use NCCL, or an empty text. Collective.");
+  quoit::bind_nccl(m);
 }

@@ -31,19 +31,7 @@ bool NcclCommunicator::settled() {
   return state == kNcclSuccess;
 }
 
-std::string NcclCommunicator::failure() noexcept {
-  const std::unique_lock lock(living_, std::try_to_lock);
-  if (!lock || comm_ == nullptr) return {};
-  try {
-    settled();
-    return {};
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-}
-
 void NcclCommunicator::begin_to_end() {
-  const std::scoped_lock lock(living_);
   const c10::DeviceGuard guard(stream_.device());
   ending_ = comm_ != nullptr && begun(library_.calls.comm_finalize(comm_));
 }
@@ -52,7 +40,6 @@ void NcclCommunicator::end(Deadline deadline) {
   try {
     while (ending_ && !settled() && !deadline.passed())
       std::this_thread::sleep_for(std::chrono::microseconds(200));
-    const std::scoped_lock lock(living_);
     if (ending_ && settled()) library_.calls.comm_destroy(std::exchange(comm_, nullptr));
   } catch (const Error&) {  // it has failed, perhaps because of others that left
   }
@@ -60,7 +47,6 @@ void NcclCommunicator::end(Deadline deadline) {
 }
 
 void NcclCommunicator::abort() noexcept {
-  const std::scoped_lock lock(living_);
   if (comm_ != nullptr) library_.calls.comm_abort(std::exchange(comm_, nullptr));
 }
 

@@ -1,16 +1,13 @@
 #pragma once
 // One communicator of NCCL, and the stream that its operations run on.
-#include <atomic>
-#include <mutex>
-
 #include "core/clock.h"
 #include "torch/nccl_device.h"
 #include "transport/nccl_library.h"
 
 namespace quoit {
 
-// Calls to NCCL on one communicator must not overlap: callers hold their group's order. Only
-// state() may be asked beside them.
+// Calls to NCCL on one communicator must not overlap, not even questions about its state, which end
+// what was begun: callers hold their group's order.
 class NcclCommunicator {
  public:
   // Begins to make one of `size` ranks, who all were given `id`, and does not wait for them.
@@ -22,9 +19,6 @@ class NcclCommunicator {
 
   // Whether all that was asked for has been begun on the device; throws what NCCL reports.
   bool settled();
-
-  // Whether it has failed; never throws, and not while it is being aborted.
-  std::string failure() noexcept;
 
   // Ends it in order, when what is in flight is over, unless `deadline` comes first. All that are
   // to end begin to, before one waits: peers may end theirs in another order.
@@ -41,7 +35,6 @@ class NcclCommunicator {
  private:
   const NcclLibrary& library_;
   const c10::Stream stream_;
-  std::mutex living_;  // held by whoever asks or ends; comm_ changes under it
   NcclComm comm_ = nullptr;
   bool ending_ = false;
 };

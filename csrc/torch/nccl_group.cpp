@@ -30,7 +30,12 @@ NcclGroup::NcclGroup(const c10::intrusive_ptr<c10d::Store>& store, int rank, int
 
 // Without a shutdown. What other ranks still receive gets a moment; a program that ends by an error
 // must not wait for long.
-NcclGroup::~NcclGroup() { state_->close(Deadline::after(kNcclDropWithin)); }
+NcclGroup::~NcclGroup() {
+  try {
+    state_->close(Deadline::after(kNcclDropWithin));
+  } catch (const std::exception&) {  // the device has failed
+  }
+}
 
 c10::intrusive_ptr<c10d::Backend::Options> NcclGroup::getBackendOptions() {
   return c10::make_intrusive<Options>("quoit-nccl", timeout_.load());

@@ -22,6 +22,15 @@ std::string one_line(const std::exception_ptr& error) {
   }
 }
 
+// A device that has failed does not even say that.
+bool done_before_failure(NcclCall& call) {
+  try {
+    return call.done();
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 std::string NcclCall::said() const {
@@ -69,6 +78,7 @@ void NcclState::fail_in_call() {
     fail(heard_ ? std::current_exception() : error);
   }
   fail(error);
+  end_failed();  // now: the process may be about to end
   const std::scoped_lock lock(mutex_);
   std::rethrow_exception(error_);
 }
@@ -133,10 +143,11 @@ Seconds NcclState::look() {
   try {
     if (closed_) return kNcclLookEach;
     if (!failed_) {
-      if (const std::unique_lock lock(order, std::try_to_lock); lock && !closed_)
+      if (const std::unique_lock lock(order, std::try_to_lock); lock && !closed_) {
         waiting = advance();
+        look_at_communicators();
+      }
       look_at_calls();
-      look_at_communicators();
       hear();
     }
   } catch (...) {
@@ -200,11 +211,14 @@ void NcclState::look_at_communicators() {
     all = communicators_;
   }
   for (const auto& communicator : all) {
-    const std::string why = communicator->failure();
-    if (why.empty()) continue;
-    next_hear_ = {};
-    hear();  // the first cause, if a rank has told of it
-    throw TransportError(text(why, ". Another rank has failed or left, or a link is down"));
+    try {
+      communicator->settled();
+    } catch (const Error& error) {
+      next_hear_ = {};
+      hear();  // the first cause, if a rank has told of it
+      throw TransportError(
+          text(error.what(), ". Another rank has failed or left, or a link is down"));
+    }
   }
 }
 
@@ -233,8 +247,7 @@ void NcclState::end_failed() {
   std::vector<std::shared_ptr<NcclCommunicator>> all;
   {
     const std::scoped_lock lock(mutex_);
-    for (const auto& call : calls_)
-      if (!call->done()) call->failed = true;
+    for (const auto& call : calls_) call->failed = !done_before_failure(*call);
     calls_.clear();
     all.swap(communicators_);
     error = error_;

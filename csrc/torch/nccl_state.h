@@ -100,7 +100,7 @@ class NcclState {
 
  private:
   void look_at_calls();
-  void look_at_communicators();
+  void look_at_communicators();  // under `order`
   void hear();
   void heed_failed();
   void raise_alarm(const NcclCall& call);

@@ -23,7 +23,7 @@ class WorkNccl final : public c10d::Work {
   std::vector<at::Tensor> result() override { return outputs_; }
   void synchronize() override { wait(kNoTimeout); }
   bool wait(std::chrono::milliseconds timeout) override;
-  void blockCurrentStream() override { wait(kNoTimeout); }
+  void blockCurrentStream() { wait(kNoTimeout); }  // torch 2.9 may lack it: hence no `override`
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
   uint64_t getSequencenumber() const override {
     return calls_.empty() ? 0 : calls_.front()->sequence;
