@@ -12,9 +12,10 @@ import torch_nccl_cases
 from conftest import Outcome
 from worlds import World, played
 
-WORLDS = [World("processes", "aa"), World("processes", "aab", transport="tcp")]
+WORLDS = [World("processes", "aab", transport="tcp")]
 SLOW_WORLDS = [
     World("processes", "a"),
+    World("processes", "aa"),
     World("processes", "aabb"),
     World("mpich", "ab"),
     World("openmpi", "aab"),

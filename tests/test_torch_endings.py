@@ -101,6 +101,7 @@ def test_ctrl_c_ends_the_program(start: Start) -> None:
     ends(ranks[1])
 
 
+@pytest.mark.slow  # half a minute
 def test_a_callback_that_waits_does_not_hold_up_a_failed_program(start: Start) -> None:
     ranks = start("raises_while_a_callback_waits", 2)
     for process in ranks:
