@@ -66,7 +66,7 @@ Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduc
   const ReduceStep step = step_of(in.dtype, reduction);
   const Call call = next_call(Op::AllReduce, in.dtype, in.count, -1, reduction.op);
   const std::size_t pieces =
-      pieces_of(options, in.bytes(), [&] { return Staging::Touched{{in}, {out}}; });
+      begin_staging(options, in.bytes(), [&] { return Staging::Touched{{in}, {out}}; });
   return run(call, options, pieces, [=, this](const Call& call, const Piece& piece) {
     return reduce_all(call, piece(in), piece(out), step);
   });
@@ -94,7 +94,7 @@ Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction
               name_of(out.dtype), "[", out.count, "]: they must be alike");
   const ReduceStep step = step_of(in.dtype, reduction);
   const Call call = next_call(Op::Reduce, in.dtype, in.count, root, reduction.op);
-  const std::size_t pieces = pieces_of(options, in.bytes(), [&] {
+  const std::size_t pieces = begin_staging(options, in.bytes(), [&] {
     return Staging::Touched{{in}, std::vector(rank() == root ? 1 : 0, out)};
   });
   return run(call, options, pieces, [=, this](const Call& call, const Piece& piece) {
@@ -115,7 +115,7 @@ Task Communicator::reduce_to(int root, const Call& call, View in, View out, Redu
 Communicator::Handle Communicator::broadcast(View data, int root, CallOptions options) {
   check_rank(root, "root");
   const Call call = next_call(Op::Broadcast, data.dtype, data.count, root);
-  const std::size_t pieces = pieces_of(options, data.bytes(), [&] {
+  const std::size_t pieces = begin_staging(options, data.bytes(), [&] {
     return rank() == root ? Staging::Touched{{data}, {}} : Staging::Touched{{}, {data}};
   });
   return run(call, options, pieces, [=, this](const Call& call, const Piece& piece) {
@@ -140,12 +140,10 @@ Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out
               " of the input has ", mine.count, " elements, the output ", out.count,
               ": they must be alike");
   const ReduceStep step = step_of(out.dtype, reduction);
-  std::size_t total = 0;
-  for (const View& block : in) total += block.count;
-  Call call = next_call(Op::ReduceScatter, out.dtype, total, -1, reduction.op);
+  Call call = next_call(Op::ReduceScatter, out.dtype, count_of(in), -1, reduction.op);
   call.blocks = digest_of_sizes(in);
   const std::size_t pieces =
-      pieces_of(options, total * size_of(out.dtype), [&] { return Staging::Touched{in, {out}}; });
+      begin_staging(options, bytes_of(in), [&] { return Staging::Touched{in, {out}}; });
   return run(call, options, pieces,
              [=, this, in = std::move(in)](const Call& call, const Piece& piece) mutable {
                return reduce_blocks(call, piece(in), piece(out), step);
@@ -169,12 +167,10 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
   const View& mine = outs[static_cast<std::size_t>(rank())];
   QUOIT_CHECK(mine.count == in.count, UsageError, "all_gather: output ", rank(), " has ",
               mine.count, " elements, the input ", in.count, ": they must be alike");
-  std::size_t total = 0;
-  for (const View& out : outs) total += out.count;
-  Call call = next_call(Op::AllGather, in.dtype, total);
+  Call call = next_call(Op::AllGather, in.dtype, count_of(outs));
   call.blocks = digest_of_sizes(outs);
   const std::size_t pieces =
-      pieces_of(options, total * size_of(in.dtype), [&] { return Staging::Touched{{in}, outs}; });
+      begin_staging(options, bytes_of(outs), [&] { return Staging::Touched{{in}, outs}; });
   return run(call, options, pieces,
              [=, this, outs = std::move(outs)](const Call& call, const Piece& piece) mutable {
                return gather_all(call, piece(in), piece(outs));
@@ -219,8 +215,8 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
               " elements, the output for it ", taken, ": they must be alike");
   // A rank sees only its own blocks, so it cannot tell by itself whether the others' are even.
   const Call call = next_call(Op::AllToAll, dtype, uneven ? 0 : ins[0].count);
-  const std::size_t pieces =
-      pieces_of(options, uneven ? 0 : bytes_of(ins), [&] { return Staging::Touched{ins, outs}; });
+  const std::size_t pieces = begin_staging(options, uneven ? 0 : bytes_of(ins),
+                                           [&] { return Staging::Touched{ins, outs}; });
   auto make = [=, this, ins = std::move(ins), outs = std::move(outs)](const Call& call,
                                                                       const Piece& piece) mutable {
     if (direct_ && !uneven) return direct_all_to_all(board(), call, piece(ins), piece(outs));
@@ -240,8 +236,8 @@ Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int r
                 "gather: every output must have the ", in.count, " elements of the input");
   }
   const Call call = next_call(Op::Gather, in.dtype, in.count, root);
-  const std::size_t pieces = pieces_of(options, in.bytes() * us_.host_of.size(),
-                                       [&] { return Staging::Touched{{in}, outs}; });
+  const std::size_t pieces = begin_staging(options, in.bytes() * us_.host_of.size(),
+                                           [&] { return Staging::Touched{{in}, outs}; });
   auto make = [=, this, outs = std::move(outs)](const Call& call, const Piece& piece) mutable {
     if (direct_) return direct_gather(board(), call, piece(in), piece(outs), root);
     return greeted(call, linear_gather(*us_.network, piece(in), piece(outs), root));
@@ -258,8 +254,8 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
                 "scatter: every input must have the ", out.count, " elements of the output");
   }
   const Call call = next_call(Op::Scatter, out.dtype, out.count, root);
-  const std::size_t pieces = pieces_of(options, out.bytes() * us_.host_of.size(),
-                                       [&] { return Staging::Touched{ins, {out}}; });
+  const std::size_t pieces = begin_staging(options, out.bytes() * us_.host_of.size(),
+                                           [&] { return Staging::Touched{ins, {out}}; });
   auto make = [=, this, ins = std::move(ins)](const Call& call, const Piece& piece) mutable {
     if (direct_) return direct_scatter(board(), call, piece(ins), piece(out), root);
     return greeted(call, linear_scatter(*us_.network, piece(ins), piece(out), root));
@@ -269,7 +265,7 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
 
 Communicator::Handle Communicator::barrier(CallOptions options) {
   const Call call = next_call(Op::Barrier, DType::UInt8, 0);
-  const std::size_t pieces = pieces_of(options, 0, [] { return Staging::Touched{}; });
+  const std::size_t pieces = begin_staging(options, 0, [] { return Staging::Touched{}; });
   return run(call, options, pieces,
              [this](const Call& call, const Piece& /*piece*/) { return greeting(call); });
 }
@@ -283,7 +279,8 @@ Communicator::Handle Communicator::measure(int passes, CallOptions options) {
 Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions options) {
   check_rank(to, "destination");
   check_tag(tag, "send");
-  const std::size_t pieces = pieces_of(options, 0, [&] { return Staging::Touched{{data}, {}}; });
+  const std::size_t pieces =
+      begin_staging(options, 0, [&] { return Staging::Touched{{data}, {}}; });
   return run(
       {data.count, 0, to, Op::Send, data.dtype}, options, pieces,
       [=, this](const Call& /*call*/, const Piece& piece) {
@@ -299,7 +296,8 @@ Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOption
   if (options.mode == Engine::Mode::Now && from != kAnySource && !options.staging)
     return start(call, receive_message(*us_.network, from, tag, into), options,
                  Engine::Order::AtOnce);
-  const std::size_t pieces = pieces_of(options, 0, [&] { return Staging::Touched{{}, {into}}; });
+  const std::size_t pieces =
+      begin_staging(options, 0, [&] { return Staging::Touched{{}, {into}}; });
   const Handle work = begin(call, options);
   const auto make = [=, this, &told = *work](const Piece& piece) {
     return receive_message(*us_.network, from, tag, piece(into), told);

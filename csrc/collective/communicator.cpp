@@ -78,7 +78,8 @@ Communicator::Handle Communicator::begin(const Call& call, CallOptions& options)
 
 Communicator::Handle Communicator::start(const Call& call, Task task, CallOptions& options,
                                          Engine::Order order) {
-  if (options.mode == Engine::Mode::Now && !options.epilogue) {
+  // A call that waits for an accelerator is not over in a moment.
+  if (options.mode == Engine::Mode::Now && !options.epilogue && !options.staging) {
     Attempt attempt(engine_, *this, std::move(task), order);
     if (attempt.done()) return nullptr;
     const Handle work = begin(call, options);

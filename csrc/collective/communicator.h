@@ -204,19 +204,13 @@ class Communicator final : public Group {
   std::atomic<std::uint32_t> sequence_{0};
 };
 
-// A call that waits for an accelerator is not over in a moment.
-inline Engine::Mode patient(Engine::Mode mode) {
-  return mode == Engine::Mode::Now ? Engine::Mode::Foreground : mode;
-}
-
-// How many pieces a call goes in, what `touched()` lists being brought to the host: 0 where it is
-// there already. `bytes`, which that depends on, are the same on all ranks; 0 where the call must
-// not be cut.
+// Begins to bring what `touched()` lists to the host, in as many pieces as it returns: 0 where it
+// is there already. `bytes`, which that depends on, are the same on all ranks; 0 where the call
+// must not be cut.
 template <class Touch>
-std::size_t pieces_of(CallOptions& options, std::size_t bytes, Touch touched) {
+std::size_t begin_staging(const CallOptions& options, std::size_t bytes, Touch touched) {
   if (!options.staging) return 0;
   const std::size_t pieces = std::max<std::size_t>(1, ceil_div(bytes, kStagedBytes));
-  options.mode = patient(options.mode);
   options.staging->begin(pieces, touched());
   return pieces;
 }

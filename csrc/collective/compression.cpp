@@ -91,7 +91,7 @@ Communicator::Handle Communicator::compressed_all_reduce(View data,
   std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
   const Call call = next_call(Op::CompressedAllReduce, data.dtype, data.count, -1, reduction.op);
   const std::size_t pieces =
-      pieces_of(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
+      begin_staging(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
   const auto n = static_cast<std::size_t>(size());
   Compressor by = compressor(std::move(how), terms, 2 * data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
@@ -140,7 +140,8 @@ Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out
   Compressor by = compressor(std::move(how), terms, data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
   by.terms.seed += call.sequence;
-  const std::size_t pieces = pieces_of(options, 0, [&] { return Staging::Touched{{data}, {out}}; });
+  const std::size_t pieces =
+      begin_staging(options, 0, [&] { return Staging::Touched{{data}, {out}}; });
   auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,
                                                                       const Piece& piece) mutable {
     return scatter_compressed(call, piece(data).at(mine), piece(out),
@@ -174,7 +175,7 @@ Communicator::Handle Communicator::compressed_all_gather(View data,
                              mine * size_of(data.dtype) * (static_cast<std::size_t>(size()) - 1));
   by.terms.seed = terms.seed + call.sequence;
   const std::size_t pieces =
-      pieces_of(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
+      begin_staging(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
   auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,
                                                                       const Piece& piece) mutable {
     return gather_compressed(call, moved(std::move(tiles), data, piece(data)), std::move(by));

@@ -50,6 +50,12 @@ struct View {
   [[nodiscard]] View at(Slice s) const { return {data + s.begin * size_of(dtype), s.count, dtype}; }
 };
 
+inline std::size_t count_of(const std::vector<View>& views) {
+  std::size_t count = 0;
+  for (const View& view : views) count += view.count;
+  return count;
+}
+
 inline std::size_t bytes_of(const std::vector<View>& views) {
   std::size_t bytes = 0;
   for (const View& view : views) bytes += view.bytes();

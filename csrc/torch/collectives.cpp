@@ -1,46 +1,12 @@
 // The collectives: each checks its arguments, makes views of them and calls the Communicator.
 #include "torch/process_group.h"
+#include "torch/reduction.h"
 #include "torch/sparse.h"
 
 namespace quoit {
 namespace {
 
 using c10d::OpType;
-
-// Complex numbers travel as pairs, which only sums may treat one by one.
-Reduction reduction_of(const c10d::ReduceOp& op, const at::Tensor& tensor) {
-  QUOIT_CHECK(!tensor.is_complex() || c10d::isComplexViewAsRealAllowed(op), UsageError,
-              "this reduce op has no meaning for complex tensors: use SUM, AVG or PREMUL_SUM");
-  QUOIT_CHECK(!only_moved(tensor), UsageError, "tensors of dtype ",
-              c10::toString(tensor.scalar_type()), " are moved but never reduced");
-  switch (op.op_) {
-    case c10d::ReduceOp::SUM:
-      return {ReduceOp::Sum};
-    case c10d::ReduceOp::AVG:
-      return {ReduceOp::Avg};
-    case c10d::ReduceOp::PRODUCT:
-      return {ReduceOp::Product};
-    case c10d::ReduceOp::MIN:
-      return {ReduceOp::Min};
-    case c10d::ReduceOp::MAX:
-      return {ReduceOp::Max};
-    case c10d::ReduceOp::BAND:
-      return {ReduceOp::Band};
-    case c10d::ReduceOp::BOR:
-      return {ReduceOp::Bor};
-    case c10d::ReduceOp::BXOR:
-      return {ReduceOp::Bxor};
-    case c10d::ReduceOp::PREMUL_SUM: {
-      const auto* factor = dynamic_cast<const c10d::PreMulSumSupplement*>(op.supplement_.get());
-      QUOIT_CHECK(factor != nullptr, UsageError, "PREMUL_SUM without its factor");
-      return {ReduceOp::PremulSum, factor->tensor_factor.defined()
-                                       ? factor->tensor_factor.item<double>()
-                                       : factor->double_factor};
-    }
-    default:
-      throw UsageError("this reduce op is not known to quoit");
-  }
-}
 
 // Only the root has lists of inputs.
 std::vector<at::Tensor> first_of(const std::vector<std::vector<at::Tensor>>& lists) {
@@ -68,8 +34,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce(Tensors& tensors,
                                                        const c10d::AllreduceOptions& opts) {
   return translated([&] {
     if (only(tensors, "all_reduce").layout() == at::kSparse) return allreduce_sparse(tensors, opts);
-    if (auto* nccl = nccl_for(tensors.front(), opts.reduceOp))
-      return nccl->allreduce(tensors, opts);
+    if (auto* nccl = nccl_for(tensors, opts.reduceOp)) return nccl->allreduce(tensors, opts);
     Operands operands;
     const View data = operands.in_place(tensors.front(), "all_reduce: tensor");
     const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
@@ -104,7 +69,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_sparse(Tensors& tensors,
 ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
     Tensors& tensors, const c10d::AllreduceCoalescedOptions& opts) {
   return translated([&] {
-    if (auto* nccl = nccl_for(tensors)) return nccl->allreduce_coalesced(tensors, opts);
+    if (auto* nccl = nccl_for(tensors, opts.reduceOp))
+      return nccl->allreduce_coalesced(tensors, opts);
     std::vector<Communicator::Handle> parts;
     for (const at::Tensor& tensor : tensors) {
       Operands operands;
@@ -122,8 +88,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::allreduce_coalesced(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce(Tensors& tensors,
                                                     const c10d::ReduceOptions& opts) {
   return translated([&] {
-    if (auto* nccl = nccl_for(only(tensors, "reduce"), opts.reduceOp))
-      return nccl->reduce(tensors, opts);
+    if (auto* nccl = nccl_for(tensors, opts.reduceOp)) return nccl->reduce(tensors, opts);
     Operands operands;
     const View data = operands.in_place(only(tensors, "reduce"), "reduce: tensor");
     const Reduction reduction = reduction_of(opts.reduceOp, tensors.front());
@@ -181,19 +146,8 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::_allgather_base(at::Tensor& output,
 // The other way round: outputs[r] is the list of what rank r puts in.
 ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_coalesced(
     std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions& opts) {
-  std::vector<Tensors> by_input(inputs.size());
-  translated([&] {
-    QUOIT_CHECK(outputs.size() == static_cast<std::size_t>(size_), UsageError,
-                "all_gather_coalesced: got ", outputs.size(), " lists of outputs; give one for ",
-                "each of the ", size_, " ranks");
-    for (const Tensors& list : outputs) {
-      QUOIT_CHECK(list.size() == inputs.size(), UsageError, "all_gather_coalesced: got ",
-                  inputs.size(), " inputs, and a list of ", list.size(),
-                  " outputs: give one output for each input");
-      for (std::size_t i = 0; i < list.size(); ++i) by_input[i].push_back(list[i]);
-    }
-  });
-  return allgather(by_input, inputs, opts);
+  auto lists = translated([&] { return by_input(outputs, inputs.size(), size_); });
+  return allgather(lists, inputs, opts);
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::allgather_into_tensor_coalesced(
@@ -255,7 +209,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::scatter(Tensors& outputs, std::vect
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter(
     Tensors& outputs, std::vector<Tensors>& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    if (auto* nccl = nccl_for(only(outputs, "reduce_scatter: output"), opts.reduceOp))
+    if (auto* nccl = nccl_for(outputs, opts.reduceOp))
       return nccl->reduce_scatter(outputs, inputs, opts);
     QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: got ", inputs.size(),
                 " lists of inputs; pass one");
@@ -297,7 +251,7 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::_reduce_scatter_base(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::reduce_scatter_tensor_coalesced(
     Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    if (auto* nccl = nccl_for(inputs))
+    if (auto* nccl = nccl_for(inputs, opts.reduceOp))
       return nccl->reduce_scatter_tensor_coalesced(outputs, inputs, opts);
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ",
                 inputs.size(), " inputs and ", outputs.size(),

@@ -8,7 +8,7 @@
 #include <map>
 #include <mutex>
 
-#include "torch/nccl_device.h"
+#include "torch/device_streams.h"
 
 namespace quoit {
 namespace {

@@ -11,6 +11,7 @@
 
 #include "core/host.h"
 #include "engine/engine.h"
+#include "torch/key_store.h"
 
 namespace quoit {
 namespace {
@@ -70,25 +71,25 @@ std::string conflict(const Claim& a, const Claim& b) {
 class Meeting {
  public:
   Meeting(c10::intrusive_ptr<c10d::Store> store, Claim claim, Seconds timeout)
-      : store_(std::move(store)),
-        me_(std::move(claim)),
+      : me_(std::move(claim)),
         who_(text("[quoit rank ", me_.rank, " on ", me_.host, "] ")),
+        keys_(std::move(store), who_),
         timeout_(timeout) {
     // A store may outlive a group and serve the next one of the same name, so groups of one size
     // are counted, by their members' arrivals.
-    arrival_ = add(under(me_.size) + "arrivals", 1);
+    arrival_ = keys_.add(under(me_.size) + "arrivals", 1);
     number_ = (arrival_ - 1) / me_.size;
   }
 
   // One string from each rank.
   std::vector<std::string> round(const std::string& mine) {
-    set(key(me_.rank), me_.written() + mine);
+    keys_.set(key(me_.rank), me_.written() + mine);
     began_ = Clock::now();
     next_look_ = kSoonest;
     std::vector<std::string> all;
     for (int rank = 0; rank < me_.size; ++rank) {
       await(rank);
-      std::istringstream said(get(key(rank)));
+      std::istringstream said(keys_.get(key(rank)));
       const Claim claim = Claim::read(said);
       if (const std::string why = conflict(me_, claim); !why.empty()) disagree(why, claim.size);
       all.emplace_back(std::istreambuf_iterator<char>(said), std::istreambuf_iterator<char>());
@@ -102,7 +103,7 @@ class Meeting {
   void leave() noexcept {
     if (slot_ == 0) return;
     try {
-      set(text(kWaiting, "/", slot_), kGone);
+      keys_.set(text(kWaiting, "/", slot_), kGone);
     } catch (const Error&) {  // the store is gone, and the claim with it
     }
     slot_ = 0;
@@ -112,7 +113,7 @@ class Meeting {
   void await(int rank) {
     // Long enough for a store that serves a thousand ranks.
     const Seconds longest = std::max(Seconds(0.01), Seconds(5e-5) * me_.size);
-    while (!has(key(rank))) {
+    while (!keys_.has(key(rank))) {
       const Seconds waited = Clock::now() - began_;
       if (waited >= timeout_) give_up(rank);
       if (waited >= next_look_) look(waited);
@@ -126,18 +127,18 @@ class Meeting {
   // An earlier claim counts when it was renewed since the last look: its process may have died.
   void look(Seconds waited) {
     next_look_ = waited + std::clamp(waited / 2, kSoonest, kLatest);
-    if (slot_ == 0) slot_ = add(kWaiting, 1);
-    set(text(kWaiting, "/", slot_), text(me_.written(), ++beat_));
+    if (slot_ == 0) slot_ = keys_.add(kWaiting, 1);
+    keys_.set(text(kWaiting, "/", slot_), text(me_.written(), ++beat_));
     if (const auto [stamp, why] = disagreement(); stamp >= arrival_) throw UsageError(who_ + why);
     if (waited >= kEarlier && !std::exchange(warned_, true))
       if (const std::string hint = taken(); !hint.empty())
         TORCH_WARN(who_, "still waiting to join the process group. ", hint);
-    const std::int64_t others = add(kWaiting, 0);
+    const std::int64_t others = keys_.add(kWaiting, 0);
     for (std::int64_t i = 0; i < std::min<std::int64_t>(others, kLooks); ++i) {
       next_ = next_ % others + 1;
       const std::string name = text(kWaiting, "/", next_);
-      if (next_ == slot_ || !has(name)) continue;
-      const std::string said = get(name);
+      if (next_ == slot_ || !keys_.has(name)) continue;
+      const std::string said = keys_.get(name);
       if (said == kGone) continue;
       std::istringstream lines(said);
       const Claim claim = Claim::read(lines);
@@ -152,15 +153,16 @@ class Meeting {
   // Fails, and lets everybody know who is waiting, too.
   [[noreturn]] void disagree(const std::string& why, int other_size) {
     for (const int size : std::set<int>{me_.size, other_size})
-      set(under(size) + "disagreement", text(add(under(size) + "arrivals", 0), "\n", why));
+      keys_.set(under(size) + "disagreement",
+                text(keys_.add(under(size) + "arrivals", 0), "\n", why));
     throw UsageError(who_ + why);
   }
 
   // What others found, and how many ranks had arrived by then.
   std::pair<std::int64_t, std::string> disagreement() {
     const std::string name = under(me_.size) + "disagreement";
-    if (!has(name)) return {0, ""};
-    const std::string said = get(name);
+    if (!keys_.has(name)) return {0, ""};
+    const std::string said = keys_.get(name);
     return {std::atoll(said.c_str()), said.substr(said.find('\n') + 1)};
   }
 
@@ -168,8 +170,8 @@ class Meeting {
   std::string taken() {
     if (number_ == 0 || round_ > 0) return {};
     const std::string name = text(under(me_.size), number_ - 1, "/0/", me_.rank);
-    if (!has(name)) return {};
-    std::istringstream said(get(name));
+    if (!keys_.has(name)) return {};
+    std::istringstream said(keys_.get(name));
     const Claim claim = Claim::read(said);
     if (claim.pid == me_.pid && claim.host == me_.host) return {};
     return text("A group has already met in this store, in which ", claim.process(), " was ",
@@ -195,40 +197,9 @@ class Meeting {
     return text(under(me_.size), number_, "/", round_, "/", rank);
   }
 
-  std::int64_t add(const std::string& name, std::int64_t amount) {
-    return asking([&] { return store_->add(name, amount); });
-  }
-  bool has(const std::string& name) {
-    return asking([&] { return store_->check({name}); });
-  }
-  void set(const std::string& name, const std::string& value) {
-    asking([&] { store_->set(name, std::vector<std::uint8_t>(value.begin(), value.end())); });
-  }
-  std::string get(const std::string& name) {
-    const std::vector<std::uint8_t> value = asking([&] { return store_->get(name); });
-    return {value.begin(), value.end()};
-  }
-
-  // The store's own errors do not say who asked, nor what to do; c10's what() is a page of
-  // addresses.
-  template <class Ask>
-  auto asking(Ask ask) -> decltype(ask()) {
-    std::string why;
-    try {
-      return ask();
-    } catch (const c10::Error& e) {
-      why = e.what_without_backtrace();
-    } catch (const std::exception& e) {
-      why = e.what();
-    }
-    throw TransportError(text(who_, "the store that the ranks meet in failed: ", why,
-                              ". Is the process that holds it, rank 0 or the launcher, alive and "
-                              "within reach?"));
-  }
-
-  const c10::intrusive_ptr<c10d::Store> store_;
   const Claim me_;
   const std::string who_;
+  KeyStore keys_;
   const Seconds timeout_;
   std::int64_t arrival_ = 0;  // among all that ever said this size, from 1
   std::int64_t number_ = 0;   // of the group, among those of this size

@@ -15,7 +15,7 @@ void divide_by(const at::Tensor& tensor, int size) { tensor.div_(size, "trunc");
 
 NcclGroup::Handle NcclGroup::broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) {
   return translated([&] {
-    Plan call = plan(OpType::BROADCAST, "quoit:broadcast", opts);
+    Plan call = plan(OpType::BROADCAST, opts);
     const int root = static_cast<int>(opts.rootRank);
     const at::Tensor& given = only(tensors, "broadcast");
     const at::Tensor data = rank_ == root ? call.input(given, "broadcast: tensor")
@@ -44,7 +44,7 @@ void NcclGroup::add_all_reduce(Plan& plan, const at::Tensor& tensor,
 
 NcclGroup::Handle NcclGroup::allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) {
   return translated([&] {
-    Plan call = plan(OpType::ALLREDUCE, "quoit:all_reduce", opts);
+    Plan call = plan(OpType::ALLREDUCE, opts);
     add_all_reduce(call, only(tensors, "all_reduce"), opts.reduceOp);
     call.inputs = call.outputs = tensors;
     return run(std::move(call));
@@ -54,7 +54,7 @@ NcclGroup::Handle NcclGroup::allreduce(Tensors& tensors, const c10d::AllreduceOp
 NcclGroup::Handle NcclGroup::allreduce_coalesced(Tensors& tensors,
                                                  const c10d::AllreduceCoalescedOptions& opts) {
   return translated([&] {
-    Plan call = plan(OpType::ALLREDUCE_COALESCED, "quoit:all_reduce", opts);
+    Plan call = plan(OpType::ALLREDUCE_COALESCED, opts);
     for (const at::Tensor& tensor : tensors) add_all_reduce(call, tensor, opts.reduceOp);
     call.inputs = call.outputs = tensors;
     return run(std::move(call));
@@ -63,7 +63,7 @@ NcclGroup::Handle NcclGroup::allreduce_coalesced(Tensors& tensors,
 
 NcclGroup::Handle NcclGroup::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
   return translated([&] {
-    Plan call = plan(OpType::REDUCE, "quoit:reduce", opts);
+    Plan call = plan(OpType::REDUCE, opts);
     const int root = static_cast<int>(opts.rootRank);
     const at::Tensor& given = only(tensors, "reduce");
     const NcclReduction reduction = nccl_reduction(opts.reduceOp, given);
@@ -127,7 +127,7 @@ NcclGroup::Handle NcclGroup::allgather(std::vector<Tensors>& outputs, Tensors& i
   return translated([&] {
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather: got ", inputs.size(),
                 " inputs and ", outputs.size(), " lists of outputs: give one list for each input");
-    Plan call = plan(OpType::ALLGATHER, "quoit:all_gather", opts);
+    Plan call = plan(OpType::ALLGATHER, opts);
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       add_all_gather(call, outputs[i], inputs[i]);
       call.outputs.insert(call.outputs.end(), outputs[i].begin(), outputs[i].end());
@@ -155,7 +155,7 @@ void NcclGroup::add_gather_into(Plan& plan, const at::Tensor& output,
 NcclGroup::Handle NcclGroup::_allgather_base(at::Tensor& output, at::Tensor& input,
                                              const c10d::AllgatherOptions& opts) {
   return translated([&] {
-    Plan call = plan(OpType::_ALLGATHER_BASE, "quoit:all_gather", opts);
+    Plan call = plan(OpType::_ALLGATHER_BASE, opts);
     add_gather_into(call, output, input);
     return run(std::move(call));
   });
@@ -164,16 +164,8 @@ NcclGroup::Handle NcclGroup::_allgather_base(at::Tensor& output, at::Tensor& inp
 // The other way round: outputs[r] is the list of what rank r puts in.
 NcclGroup::Handle NcclGroup::allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
                                                  const c10d::AllgatherOptions& opts) {
-  std::vector<Tensors> by_input(inputs.size());
-  translated([&] {
-    for (const Tensors& list : outputs) {
-      QUOIT_CHECK(list.size() == inputs.size(), UsageError, "all_gather_coalesced: got ",
-                  inputs.size(), " inputs, and a list of ", list.size(),
-                  " outputs: give one output for each input");
-      for (std::size_t i = 0; i < list.size(); ++i) by_input[i].push_back(list[i]);
-    }
-  });
-  return allgather(by_input, inputs, opts);
+  auto lists = translated([&] { return by_input(outputs, inputs.size(), size_); });
+  return allgather(lists, inputs, opts);
 }
 
 NcclGroup::Handle NcclGroup::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
@@ -182,7 +174,7 @@ NcclGroup::Handle NcclGroup::allgather_into_tensor_coalesced(Tensors& outputs, T
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "all_gather_into_tensor: got ",
                 inputs.size(), " inputs and ", outputs.size(),
                 " outputs: give one output for each input");
-    Plan call = plan(OpType::_ALLGATHER_BASE, "quoit:all_gather", opts);
+    Plan call = plan(OpType::_ALLGATHER_BASE, opts);
     for (std::size_t i = 0; i < inputs.size(); ++i) add_gather_into(call, outputs[i], inputs[i]);
     return run(std::move(call));
   });
@@ -230,7 +222,7 @@ NcclGroup::Handle NcclGroup::reduce_scatter(Tensors& outputs, std::vector<Tensor
   return translated([&] {
     QUOIT_CHECK(inputs.size() == 1, UsageError, "reduce_scatter: got ", inputs.size(),
                 " lists of inputs; pass one");
-    Plan call = plan(OpType::REDUCE_SCATTER, "quoit:reduce_scatter", opts);
+    Plan call = plan(OpType::REDUCE_SCATTER, opts);
     add_reduce_scatter(call, only(outputs, "reduce_scatter: output"), inputs.front(),
                        opts.reduceOp);
     call.inputs = inputs.front();
@@ -258,7 +250,7 @@ void NcclGroup::add_reduce_out_of(Plan& plan, const at::Tensor& output, const at
 NcclGroup::Handle NcclGroup::_reduce_scatter_base(at::Tensor& output, at::Tensor& input,
                                                   const c10d::ReduceScatterOptions& opts) {
   return translated([&] {
-    Plan call = plan(OpType::_REDUCE_SCATTER_BASE, "quoit:reduce_scatter", opts);
+    Plan call = plan(OpType::_REDUCE_SCATTER_BASE, opts);
     add_reduce_out_of(call, output, input, opts.reduceOp);
     return run(std::move(call));
   });
@@ -270,7 +262,7 @@ NcclGroup::Handle NcclGroup::reduce_scatter_tensor_coalesced(
     QUOIT_CHECK(outputs.size() == inputs.size(), UsageError, "reduce_scatter_tensor: got ",
                 inputs.size(), " inputs and ", outputs.size(),
                 " outputs: give one output for each input");
-    Plan call = plan(OpType::_REDUCE_SCATTER_BASE, "quoit:reduce_scatter", opts);
+    Plan call = plan(OpType::_REDUCE_SCATTER_BASE, opts);
     for (std::size_t i = 0; i < inputs.size(); ++i)
       add_reduce_out_of(call, outputs[i], inputs[i], opts.reduceOp);
     return run(std::move(call));

@@ -1,7 +1,7 @@
 #pragma once
 // One communicator of NCCL, and the stream that its operations run on.
 #include "core/clock.h"
-#include "torch/nccl_device.h"
+#include "torch/device_streams.h"
 #include "transport/nccl_library.h"
 
 namespace quoit {

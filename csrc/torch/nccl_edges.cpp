@@ -35,8 +35,8 @@ std::shared_ptr<NcclCall> NcclEdges::transfer(const NcclLibrary* library, Messag
               text(rank, "\n", std::string_view(id.bytes.data(), id.bytes.size())));
   }
   const c10::Stream stream = edge.communicator ? edge.communicator->stream() : current;
-  auto call = std::make_shared<NcclCall>(sending ? "quoit:send" : "quoit:recv", ++edge.calls,
-                                         stream, message.timeout);
+  auto call = std::make_shared<NcclCall>(sending ? c10d::OpType::SEND : c10d::OpType::RECV,
+                                         ++edge.calls, stream, message.timeout);
   call->peer = message.peer;
   call->dtype = message.data.scalar_type();
   call->count = message.data.numel();

@@ -176,7 +176,7 @@ std::shared_ptr<NcclCall> NcclGroup::launch(Plan& plan) {
   const c10::Stream current = guard.getStream(*device_);
   const bool captured = is_capturing(current);
   auto call =
-      std::make_shared<NcclCall>(plan.title, state_->called + 1, current, timeout_of(plan.timeout));
+      std::make_shared<NcclCall>(plan.type, state_->called + 1, current, timeout_of(plan.timeout));
   if (plan.inputs.size() == 1) {
     call->dtype = plan.inputs.front().scalar_type();
     call->count = plan.inputs.front().numel();
@@ -209,8 +209,8 @@ std::shared_ptr<NcclCall> NcclGroup::launch(Plan& plan) {
 }
 
 NcclGroup::Handle NcclGroup::hand_out(WorkNccl::Calls calls, const Plan& plan) const {
-  return c10::make_intrusive<WorkNccl>(state_, std::move(calls), plan.type, plan.title,
-                                       plan.outputs, plan.inputs, plan.value);
+  return c10::make_intrusive<WorkNccl>(state_, std::move(calls), plan.type, plan.outputs,
+                                       plan.inputs, plan.value);
 }
 
 NcclGroup::Handle NcclGroup::run(Plan plan) {
@@ -240,7 +240,7 @@ NcclGroup::Handle NcclGroup::endCoalescing() {
     QUOIT_CHECK(region_, UsageError, "endCoalescing without startCoalescing");
     Region region = std::move(*region_);
     region_.reset();
-    Plan plan(c10d::OpType::COALESCED, "quoit:coalesced");
+    Plan plan(c10d::OpType::COALESCED);
     if (region.plan) plan.join(std::move(*region.plan));
     WorkNccl::Calls calls = std::move(region.messages);
     if (!plan.issue.empty()) calls.push_back(launch(plan));

@@ -97,20 +97,22 @@ class NcclGroup final : public c10d::Backend {
 
   // One collective, before it is issued.
   struct Plan {
-    Plan(c10d::OpType type, const char* title) : type(type), title(title) {}
+    explicit Plan(c10d::OpType type) : type(type) {}
 
     // A contiguous tensor for NCCL instead of this one: itself if it is; else a copy, which is
     // copied back afterwards if it is written.
     at::Tensor input(const at::Tensor& tensor, const char* what);
     at::Tensor output(const at::Tensor& tensor, const char* what);
     at::Tensor in_place(const at::Tensor& tensor, const char* what);
+    // Of a list, one for each of `ranks`, as bytes.
+    Tensors byte_inputs(const Tensors& list, int ranks, const char* what);
+    Tensors byte_outputs(const Tensors& list, int ranks, const char* what);
     // Memory of the plan's own, in bytes, where `like` is.
     at::Tensor room(const at::Tensor& like, std::int64_t bytes);
     // Keeps its memory from being used again before the stream is done with it.
     void use(const at::Tensor& tensor) { uses.push_back(tensor); }
 
     c10d::OpType type;
-    const char* title;
     std::chrono::milliseconds timeout = c10d::kUnsetTimeout;
     bool async = true;
     bool grouped = false;  // several calls of NCCL, which make one
@@ -137,8 +139,8 @@ class NcclGroup final : public c10d::Backend {
   };
 
   template <class Options>
-  Plan plan(c10d::OpType type, const char* title, const Options& opts) const {
-    Plan made(type, title);
+  Plan plan(c10d::OpType type, const Options& opts) const {
+    Plan made(type);
     made.timeout = opts.timeout;
     made.async = opts.asyncOp;
     return made;

@@ -32,7 +32,7 @@ NcclGroup::Handle NcclGroup::alltoall_base(at::Tensor& output, at::Tensor& input
                                            std::vector<int64_t>& input_splits,
                                            const c10d::AllToAllOptions& opts) {
   return translated([&] {
-    Plan call = plan(c10d::OpType::ALLTOALL_BASE, "quoit:all_to_all", opts);
+    Plan call = plan(c10d::OpType::ALLTOALL_BASE, opts);
     auto ins = split_bytes(call.input(input, "all_to_all_single: input"), input_splits, size_,
                            "all_to_all_single: input");
     auto outs = split_bytes(call.output(output, "all_to_all_single: output"), output_splits, size_,
@@ -47,15 +47,9 @@ NcclGroup::Handle NcclGroup::alltoall_base(at::Tensor& output, at::Tensor& input
 NcclGroup::Handle NcclGroup::alltoall(Tensors& outputs, Tensors& inputs,
                                       const c10d::AllToAllOptions& opts) {
   return translated([&] {
-    check_list(outputs, size_, "all_to_all: output");
-    check_list(inputs, size_, "all_to_all: input");
-    Plan call = plan(c10d::OpType::ALLTOALL, "quoit:all_to_all", opts);
-    Tensors ins;
-    Tensors outs;
-    for (const at::Tensor& one : inputs)
-      ins.push_back(as_bytes(call.input(one, "all_to_all: input")));
-    for (const at::Tensor& one : outputs)
-      outs.push_back(as_bytes(call.output(one, "all_to_all: output")));
+    Plan call = plan(c10d::OpType::ALLTOALL, opts);
+    Tensors outs = call.byte_outputs(outputs, size_, "all_to_all: output");
+    Tensors ins = call.byte_inputs(inputs, size_, "all_to_all: input");
     add_all_to_all(call, std::move(outs), std::move(ins));
     call.inputs = inputs;
     call.outputs = outputs;
@@ -66,7 +60,7 @@ NcclGroup::Handle NcclGroup::alltoall(Tensors& outputs, Tensors& inputs,
 NcclGroup::Handle NcclGroup::gather(std::vector<Tensors>& outputs, Tensors& inputs,
                                     const c10d::GatherOptions& opts) {
   return translated([&] {
-    Plan call = plan(c10d::OpType::GATHER, "quoit:gather", opts);
+    Plan call = plan(c10d::OpType::GATHER, opts);
     const int root = static_cast<int>(opts.rootRank);
     const at::Tensor in = as_bytes(call.input(only(inputs, "gather: input"), "gather: input"));
     Tensors outs;
@@ -74,9 +68,7 @@ NcclGroup::Handle NcclGroup::gather(std::vector<Tensors>& outputs, Tensors& inpu
       QUOIT_CHECK(outputs.size() == 1, UsageError,
                   "gather: the root must pass one list of outputs");
       call.outputs = outputs.front();
-      check_list(call.outputs, size_, "gather: output");
-      for (const at::Tensor& one : call.outputs)
-        outs.push_back(as_bytes(call.output(one, "gather: output")));
+      outs = call.byte_outputs(call.outputs, size_, "gather: output");
       const at::Tensor& own = outs[static_cast<std::size_t>(rank_)];
       check_fits(in, own, 1, "gather");
       call.before.emplace_back([own, in] { own.copy_(in); });
@@ -95,7 +87,7 @@ NcclGroup::Handle NcclGroup::gather(std::vector<Tensors>& outputs, Tensors& inpu
 NcclGroup::Handle NcclGroup::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
                                      const c10d::ScatterOptions& opts) {
   return translated([&] {
-    Plan call = plan(c10d::OpType::SCATTER, "quoit:scatter", opts);
+    Plan call = plan(c10d::OpType::SCATTER, opts);
     const int root = static_cast<int>(opts.rootRank);
     const at::Tensor out =
         as_bytes(call.output(only(outputs, "scatter: output"), "scatter: output"));
@@ -103,9 +95,7 @@ NcclGroup::Handle NcclGroup::scatter(Tensors& outputs, std::vector<Tensors>& inp
     if (rank_ == root) {
       QUOIT_CHECK(inputs.size() == 1, UsageError, "scatter: the root must pass one list of inputs");
       call.inputs = inputs.front();
-      check_list(call.inputs, size_, "scatter: input");
-      for (const at::Tensor& one : call.inputs)
-        ins.push_back(as_bytes(call.input(one, "scatter: input")));
+      ins = call.byte_inputs(call.inputs, size_, "scatter: input");
       const at::Tensor& own = ins[static_cast<std::size_t>(rank_)];
       check_fits(own, out, 1, "scatter");
       call.before.emplace_back([out, own] { out.copy_(own); });
@@ -127,8 +117,7 @@ NcclGroup::Handle NcclGroup::message(const at::Tensor& tensor, int peer, bool se
               ": name another rank of the group");
   const std::scoped_lock lock(calling_);
   bind(tensor.device());
-  Plan call(sending ? c10d::OpType::SEND : c10d::OpType::RECV,
-            sending ? "quoit:send" : "quoit:recv");
+  Plan call(sending ? c10d::OpType::SEND : c10d::OpType::RECV);
   const c10::DeviceGuard on(*device_);
   const at::Tensor data =
       sending ? call.input(tensor, "send: tensor") : call.output(tensor, "recv: tensor");
@@ -170,7 +159,7 @@ NcclGroup::Handle NcclGroup::recvAnysource(Tensors& /*tensors*/, int /*tag*/) {
 
 NcclGroup::Handle NcclGroup::barrier(const c10d::BarrierOptions& opts) {
   return translated([&] {
-    Plan call = plan(c10d::OpType::BARRIER, "quoit:barrier", opts);
+    Plan call = plan(c10d::OpType::BARRIER, opts);
     const std::scoped_lock lock(calling_);
     call.async = true;  // the Work waits for the device
     add_all_reduce(call, at::zeros({1}, at::device(device_of_barrier(opts)).dtype(at::kByte)),

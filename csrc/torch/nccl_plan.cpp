@@ -1,5 +1,6 @@
 // What one collective on NCCL is made of: contiguous memory, copies, calls.
 #include "torch/nccl_group.h"
+#include "torch/nccl_tensors.h"
 #include "torch/tensors.h"
 
 namespace quoit {
@@ -39,6 +40,20 @@ at::Tensor NcclGroup::Plan::output(const at::Tensor& tensor, const char* what) {
 }
 at::Tensor NcclGroup::Plan::in_place(const at::Tensor& tensor, const char* what) {
   return flat(tensor, true, true, what);
+}
+
+NcclGroup::Tensors NcclGroup::Plan::byte_inputs(const Tensors& list, int ranks, const char* what) {
+  check_list(list, ranks, what);
+  Tensors bytes;
+  for (const at::Tensor& one : list) bytes.push_back(as_bytes(input(one, what)));
+  return bytes;
+}
+
+NcclGroup::Tensors NcclGroup::Plan::byte_outputs(const Tensors& list, int ranks, const char* what) {
+  check_list(list, ranks, what);
+  Tensors bytes;
+  for (const at::Tensor& one : list) bytes.push_back(as_bytes(output(one, what)));
+  return bytes;
 }
 
 at::Tensor NcclGroup::Plan::room(const at::Tensor& like, std::int64_t bytes) {

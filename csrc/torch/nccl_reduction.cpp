@@ -4,12 +4,11 @@
 #include <optional>
 
 #include "kernels/reduce.h"
+#include "torch/reduction.h"
 #include "torch/tensors.h"
 
 namespace quoit {
 namespace {
-
-using TorchOp = c10d::ReduceOp;
 
 std::optional<NcclType> nccl_type(DType dtype) {
   switch (dtype) {
@@ -40,70 +39,27 @@ std::optional<NcclType> nccl_type(DType dtype) {
 }
 
 // As on the CPU, a bool is true or false: SUM and MAX are OR, PRODUCT and MIN are AND.
-std::optional<NcclOp> nccl_op(TorchOp::RedOpType op, bool of_bools) {
+std::optional<NcclOp> nccl_op(ReduceOp op, bool of_bools) {
   switch (op) {
-    case TorchOp::SUM:
+    case ReduceOp::Sum:
       return of_bools ? kNcclMax : kNcclSum;
-    case TorchOp::PRODUCT:
+    case ReduceOp::Product:
       return of_bools ? kNcclMin : kNcclProd;
-    case TorchOp::MIN:
+    case ReduceOp::Min:
       return kNcclMin;
-    case TorchOp::MAX:
+    case ReduceOp::Max:
       return kNcclMax;
-    case TorchOp::AVG:
+    case ReduceOp::Avg:
       return kNcclAvg;
-    case TorchOp::PREMUL_SUM:
+    case ReduceOp::PremulSum:
       return kNcclSum;
-    case TorchOp::BAND:
+    case ReduceOp::Band:
       return of_bools ? std::optional(kNcclMin) : std::nullopt;
-    case TorchOp::BOR:
+    case ReduceOp::Bor:
       return of_bools ? std::optional(kNcclMax) : std::nullopt;
     default:
       return std::nullopt;
   }
-}
-
-ReduceOp our_op(const TorchOp& op) {
-  switch (op.op_) {
-    case TorchOp::SUM:
-      return ReduceOp::Sum;
-    case TorchOp::AVG:
-      return ReduceOp::Avg;
-    case TorchOp::PRODUCT:
-      return ReduceOp::Product;
-    case TorchOp::MIN:
-      return ReduceOp::Min;
-    case TorchOp::MAX:
-      return ReduceOp::Max;
-    case TorchOp::BAND:
-      return ReduceOp::Band;
-    case TorchOp::BOR:
-      return ReduceOp::Bor;
-    case TorchOp::BXOR:
-      return ReduceOp::Bxor;
-    case TorchOp::PREMUL_SUM:
-      return ReduceOp::PremulSum;
-    default:
-      throw UsageError("this reduce op is not known to quoit");
-  }
-}
-
-// Throws for what has no meaning, on the CPU neither.
-DType check_meaning(const TorchOp& op, const at::Tensor& tensor) {
-  QUOIT_CHECK(!tensor.is_complex() || c10d::isComplexViewAsRealAllowed(op), UsageError,
-              "this reduce op has no meaning for complex tensors: use SUM, AVG or PREMUL_SUM");
-  QUOIT_CHECK(!only_moved(tensor), UsageError, "tensors of dtype ",
-              c10::toString(tensor.scalar_type()), " are moved but never reduced");
-  const DType dtype = dtype_of(tensor);
-  check_reducible(dtype, our_op(op));
-  return dtype;
-}
-
-double factor_of(const TorchOp& op) {
-  const auto* given = dynamic_cast<const c10d::PreMulSumSupplement*>(op.supplement_.get());
-  QUOIT_CHECK(given != nullptr, UsageError, "PREMUL_SUM without its factor");
-  return given->tensor_factor.defined() ? given->tensor_factor.item<double>()
-                                        : given->double_factor;
 }
 
 template <class T>
@@ -116,10 +72,12 @@ std::array<std::byte, 8> bytes_of_factor(T factor) {
 }  // namespace
 
 std::string nccl_lacks(const c10d::ReduceOp& op, const at::Tensor& tensor) {
-  const DType dtype = check_meaning(op, tensor);
+  const ReduceOp ours = op_of(op, tensor);
+  const DType dtype = dtype_of(tensor);
+  check_reducible(dtype, ours);
   if (!nccl_type(dtype)) return text("NCCL does not reduce ", name_of(dtype));
-  if (!nccl_op(op.op_, dtype == DType::Bool)) return text("NCCL has no ", name_of(our_op(op)));
-  if (op.op_ == TorchOp::AVG && (dtype == DType::UInt32 || dtype == DType::UInt64))
+  if (!nccl_op(ours, dtype == DType::Bool)) return text("NCCL has no ", name_of(ours));
+  if (ours == ReduceOp::Avg && (dtype == DType::UInt32 || dtype == DType::UInt64))
     return text("torch does not divide ", name_of(dtype), " on devices, which AVG needs");
   return {};
 }
@@ -130,12 +88,11 @@ NcclReduction nccl_reduction(const c10d::ReduceOp& op, const at::Tensor& tensor)
               ": reduce a copy in host memory (tensor.cpu()), convert to another dtype, or set "
               "QUOIT_NCCL=off, and it goes through host memory by itself");
   const DType dtype = dtype_of(tensor);
-  NcclReduction reduction{*nccl_type(dtype), *nccl_op(op.op_, dtype == DType::Bool)};
-  if (op.op_ == TorchOp::PREMUL_SUM) {
-    reduction.premultiplied = true;
-    reduction.factor = factor_of(op);
-  }
-  if (op.op_ == TorchOp::AVG && c10::isIntegralType(tensor.scalar_type(), false)) {
+  const Reduction ours = reduction_of(op, tensor);
+  NcclReduction reduction{*nccl_type(dtype), *nccl_op(ours.op, dtype == DType::Bool)};
+  reduction.premultiplied = ours.op == ReduceOp::PremulSum;
+  reduction.factor = ours.factor;
+  if (ours.op == ReduceOp::Avg && c10::isIntegralType(tensor.scalar_type(), false)) {
     reduction.op = kNcclSum;
     reduction.divide = true;
   }

@@ -3,6 +3,7 @@
 #include <thread>
 
 #include "engine/engine.h"
+#include "torch/work.h"
 
 namespace quoit {
 namespace {
@@ -11,16 +12,6 @@ constexpr Seconds kNcclHearEach{0.5};      // how often a rank that waits asks w
 constexpr Seconds kNcclAnswerWithin{1.2};  // what ranks are given to say where they are
 constexpr Seconds kNcclLookEach{0.1};
 constexpr Seconds kNcclConnectEach{0.002};
-
-std::string one_line(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const c10::Error& e) {
-    return e.what_without_backtrace();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-}
 
 // A device that has failed does not even say that.
 bool done_before_failure(NcclCall& call) {
@@ -34,10 +25,8 @@ bool done_before_failure(NcclCall& call) {
 }  // namespace
 
 std::string NcclCall::said() const {
-  std::string words = text(title + sizeof("quoit:") - 1, " #", sequence);
-  if (peer >= 0)
-    words += (std::string_view(title) == "quoit:send" ? " to rank " : " from rank ") +
-             std::to_string(peer);
+  std::string words = text(title_of(type) + sizeof("quoit:") - 1, " #", sequence);
+  if (peer >= 0) words += text(type == c10d::OpType::SEND ? " to rank " : " from rank ", peer);
   if (count >= 0) words += text(" ", c10::toString(dtype), "[", count, "]");
   return words;
 }
@@ -50,7 +39,10 @@ bool NcclCall::done() {
 
 NcclState::NcclState(const c10::intrusive_ptr<c10d::Store>& store, int rank, int size,
                      std::string where)
-    : rank(rank), size(size), where(std::move(where)), store(store, size) {}
+    : rank(rank),
+      size(size),
+      where(std::move(where)),
+      store(KeyStore(store).of_next_group("quoit/nccl", size)) {}
 
 void NcclState::check() const {
   if (!failed_) return;
@@ -254,7 +246,7 @@ void NcclState::end_failed() {
     changed_.notify_all();
   }
   try {
-    if (!heard_ && !store.has("failed")) store.set("failed", text(where, ": ", one_line(error)));
+    if (!heard_ && !store.has("failed")) store.set("failed", text(where, ": ", words_of(error)));
   } catch (const Error&) {  // nobody to tell
   }
   const std::scoped_lock lock(order);

@@ -1,6 +1,7 @@
 #pragma once
 // What the calls of one NCCL group share with the thread that watches over them.
 #include <ATen/ATen.h>
+#include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include <atomic>
 #include <condition_variable>
@@ -9,15 +10,15 @@
 #include <optional>
 #include <vector>
 
+#include "torch/key_store.h"
 #include "torch/nccl_communicator.h"
-#include "torch/nccl_store.h"
 
 namespace quoit {
 
 // One operation. It is issued when it lies in its stream; send and recv may be called before.
 struct NcclCall {
-  NcclCall(const char* title, std::uint64_t sequence, const c10::Stream& stream, Seconds timeout)
-      : title(title),
+  NcclCall(c10d::OpType type, std::uint64_t sequence, const c10::Stream& stream, Seconds timeout)
+      : type(type),
         sequence(sequence),
         stream(stream),
         timeout(timeout),
@@ -30,7 +31,7 @@ struct NcclCall {
   // Whether the device has done it. Never asks in or after a capture, of which nobody can say.
   [[nodiscard]] bool done();
 
-  const char* title;  // "quoit:all_reduce"
+  const c10d::OpType type;
   const std::uint64_t sequence;
   int peer = -1;  // send and recv
   at::ScalarType dtype = at::kByte;
@@ -54,7 +55,7 @@ class NcclState {
 
   const int rank, size;
   const std::string where;  // "rank 3 on node7"
-  NcclStore store;
+  KeyStore store;
 
   // Held while NCCL is called, and while anything below changes that says so.
   std::mutex order;

@@ -1,6 +1,6 @@
 #include "torch/nccl_tensors.h"
 
-#include "core/error.h"
+#include "torch/tensors.h"
 
 namespace quoit {
 
@@ -38,29 +38,12 @@ void check_fits(const at::Tensor& from, const at::Tensor& to, std::int64_t parts
 std::vector<at::Tensor> split_bytes(const at::Tensor& tensor, const std::vector<int64_t>& splits,
                                     std::int64_t parts, const char* what) {
   const at::Tensor bytes = as_bytes(tensor);
-  const std::int64_t rows = tensor.dim() == 0 ? 1 : tensor.size(0);
+  const auto rows = static_cast<std::int64_t>(rows_in(tensor));
+  const std::int64_t each = rows == 0 ? 0 : bytes.numel() / rows;
   std::vector<at::Tensor> pieces;
-  if (splits.empty()) {
-    QUOIT_CHECK(rows % parts == 0, UsageError, what, " has ", rows, " rows, which ", parts,
-                " ranks cannot share equally: give split sizes");
-    for (std::int64_t i = 0; i < parts; ++i) pieces.push_back(piece_of(bytes, parts, i));
-    return pieces;
-  }
-  QUOIT_CHECK(static_cast<std::int64_t>(splits.size()) == parts, UsageError, what, ": got ",
-              splits.size(), " split sizes for ", parts, " ranks");
-  std::int64_t sum = 0;
-  for (const int64_t split : splits) {
-    QUOIT_CHECK(split >= 0, UsageError, what, ": split size ", split, " is negative");
-    sum += split;
-  }
-  QUOIT_CHECK(sum == rows, UsageError, what, " has ", rows, " rows, but its split sizes add up to ",
-              sum);
-  const std::int64_t row = rows == 0 ? 0 : bytes.numel() / rows;
-  std::int64_t begin = 0;
-  for (const int64_t split : splits) {
-    pieces.push_back(bytes.narrow(0, begin * row, split * row));
-    begin += split;
-  }
+  for (const Slice& part : split_rows(tensor, splits, static_cast<std::size_t>(parts), what))
+    pieces.push_back(bytes.narrow(0, static_cast<std::int64_t>(part.begin) * each,
+                                  static_cast<std::int64_t>(part.count) * each));
   return pieces;
 }
 

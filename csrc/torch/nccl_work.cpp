@@ -7,9 +7,9 @@
 namespace quoit {
 
 WorkNccl::WorkNccl(std::shared_ptr<NcclState> state, Calls calls, c10d::OpType type,
-                   const char* title, std::vector<at::Tensor> outputs,
-                   const std::vector<at::Tensor>& inputs, std::vector<at::Tensor> value)
-    : Work(state->rank, type, WorkQuoit::profiled() ? title : nullptr,
+                   std::vector<at::Tensor> outputs, const std::vector<at::Tensor>& inputs,
+                   std::vector<at::Tensor> value)
+    : Work(state->rank, type, WorkQuoit::profiled() ? title_of(type) : nullptr,
            WorkQuoit::profiled() ? std::optional(inputs) : std::nullopt),
       state_(std::move(state)),
       calls_(std::move(calls)),

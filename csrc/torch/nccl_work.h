@@ -12,7 +12,7 @@ class WorkNccl final : public c10d::Work {
 
   // `value` is what the future holds, where that is not the outputs. A barrier's wait() returns
   // when the device has done it.
-  WorkNccl(std::shared_ptr<NcclState> state, Calls calls, c10d::OpType type, const char* title,
+  WorkNccl(std::shared_ptr<NcclState> state, Calls calls, c10d::OpType type,
            std::vector<at::Tensor> outputs, const std::vector<at::Tensor>& inputs,
            std::vector<at::Tensor> value);
 

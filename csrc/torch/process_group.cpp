@@ -38,8 +38,7 @@ ProcessGroupQuoit::ProcessGroupQuoit(const c10::intrusive_ptr<c10d::Store>& stor
     if (!nccl) return;
     NcclOptions mine = *nccl;
     mine.timeout = options.timeout;
-    nccl_ = c10::make_intrusive<NcclGroup>(
-        c10::make_intrusive<c10d::PrefixStore>("quoit/nccl/", store), rank, size, std::move(mine));
+    nccl_ = c10::make_intrusive<NcclGroup>(store, rank, size, std::move(mine));
   });
   init();
 }
@@ -180,24 +179,17 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::endCoalescing() {
   });
 }
 
-NcclGroup* ProcessGroupQuoit::nccl_for(c10::Device device) {
-  if (!nccl_ || device.is_cpu()) return nullptr;
-  return chosen(nccl_->unusable(device), device);
+NcclGroup* ProcessGroupQuoit::nccl_for(at::TensorList tensors, const c10d::ReduceOp& op) {
+  if (!nccl_) return nullptr;
+  for (const at::Tensor& tensor : tensors)
+    if (tensor.device().is_cpu() || !nccl_lacks(op, tensor).empty()) return nullptr;
+  return nccl_for(tensors);
 }
 
-NcclGroup* ProcessGroupQuoit::nccl_for(const at::Tensor& tensor, const c10d::ReduceOp& op) {
-  NcclGroup* const nccl = nccl_for(tensor);
-  return nccl != nullptr && nccl_lacks(op, tensor).empty() ? nccl : nullptr;
-}
-
-NcclGroup* ProcessGroupQuoit::nccl_for(const Tensors& message, int peer) {
-  if (!nccl_ || message.empty() || message.front().device().is_cpu()) return nullptr;
-  const c10::Device device = message.front().device();
-  // From any rank: NCCL says itself that it cannot.
-  return chosen(peer < 0 ? nccl_->unusable(device) : nccl_->unusable(device, peer), device);
-}
-
-NcclGroup* ProcessGroupQuoit::chosen(const std::string& unusable, c10::Device device) {
+NcclGroup* ProcessGroupQuoit::nccl_for(c10::Device device, int peer) {
+  if (!nccl_ || device.is_cpu() || device.is_meta()) return nullptr;
+  const std::string unusable =
+      peer == kAnySource ? nccl_->unusable(device) : nccl_->unusable(device, peer);
   if (!unusable.empty()) {
     if (!told_why_not_.exchange(true) && log::debug())
       log::write(text("[quoit ", where_, "] tensors on ", device.str(),

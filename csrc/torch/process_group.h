@@ -130,17 +130,14 @@ class ProcessGroupQuoit final : public c10d::Backend {
   Handle hand_out(std::vector<Communicator::Handle> parts, c10d::OpType type, Tensors outputs,
                   const Tensors& inputs);
 
-  // NCCL for what lies where `tensor` does, or null: for tensors of the CPU, and where it cannot be
-  // used. Collective over the group, or over the two of a message, when it is first asked.
-  NcclGroup* nccl_for(const at::Tensor& tensor) { return nccl_for(tensor.device()); }
-  NcclGroup* nccl_for(const Tensors& tensors) {
-    return tensors.empty() ? nullptr : nccl_for(tensors.front());
+  // NCCL for what lies on this device, or null: on the CPU, and where it cannot be used. Collective
+  // when it is first asked: over the group, or, for a message, over this rank and `peer`.
+  NcclGroup* nccl_for(c10::Device device, int peer = kAnySource);
+  NcclGroup* nccl_for(at::TensorList tensors, int peer = kAnySource) {
+    return tensors.empty() ? nullptr : nccl_for(tensors.front().device(), peer);
   }
-  NcclGroup* nccl_for(c10::Device device);
-  // Of a reduction, too, that NCCL has.
-  NcclGroup* nccl_for(const at::Tensor& tensor, const c10d::ReduceOp& op);
-  NcclGroup* nccl_for(const Tensors& message, int peer);
-  NcclGroup* chosen(const std::string& unusable, c10::Device device);
+  // For a reduction, too, that NCCL has.
+  NcclGroup* nccl_for(at::TensorList tensors, const c10d::ReduceOp& op);
 
   // Whether somebody wants to see a Work even of a call that is over.
   [[nodiscard]] bool observed() const;

@@ -76,30 +76,12 @@ std::vector<View> cut(View all, std::size_t parts, const char* what) {
 
 std::vector<View> cut(View all, const at::Tensor& tensor, const std::vector<int64_t>& splits,
                       std::size_t parts, const char* what) {
-  if (splits.empty()) {
-    QUOIT_CHECK(tensor.dim() == 0 || tensor.size(0) % static_cast<int64_t>(parts) == 0, UsageError,
-                what, " has ", tensor.size(0), " rows, which ", parts,
-                " ranks cannot share equally: give split sizes");
-    return cut(all, parts, what);
-  }
-  QUOIT_CHECK(splits.size() == parts, UsageError, what, ": got ", splits.size(),
-              " split sizes for ", parts, " ranks");
-  int64_t rows = 0;
-  for (const int64_t split : splits) {
-    QUOIT_CHECK(split >= 0, UsageError, what, ": split size ", split, " is negative");
-    rows += split;
-  }
-  const int64_t length = tensor.dim() == 0 ? 1 : tensor.size(0);
-  QUOIT_CHECK(rows == length, UsageError, what, " has ", length,
-              " rows, but its split sizes add up to ", rows);
-  const std::size_t row = length == 0 ? 0 : all.count / static_cast<std::size_t>(length);
+  const std::size_t rows = rows_in(tensor);
+  const std::size_t each = rows == 0 ? 0 : all.count / rows;
   std::vector<View> views;
   views.reserve(parts);
-  std::size_t begin = 0;
-  for (const int64_t split : splits) {
-    views.push_back(all.at({begin, static_cast<std::size_t>(split) * row}));
-    begin += static_cast<std::size_t>(split) * row;
-  }
+  for (const Slice& part : split_rows(tensor, splits, parts, what))
+    views.push_back(all.at({part.begin * each, part.count * each}));
   return views;
 }
 
@@ -109,6 +91,48 @@ DType dtype_of(const at::Tensor& tensor) { return element_of(tensor).dtype; }
 
 bool only_moved(const at::Tensor& tensor) {
   return dtype_of(tensor) == DType::Float8 && !c10::isFloat8Type(tensor.scalar_type());
+}
+
+std::size_t rows_in(const at::Tensor& tensor) {
+  return tensor.dim() == 0 ? 1 : static_cast<std::size_t>(tensor.size(0));
+}
+
+std::vector<Slice> split_rows(const at::Tensor& tensor, const std::vector<int64_t>& splits,
+                              std::size_t parts, const char* what) {
+  const std::size_t rows = rows_in(tensor);
+  std::vector<Slice> slices;
+  slices.reserve(parts);
+  if (splits.empty()) {
+    QUOIT_CHECK(rows % parts == 0, UsageError, what, " has ", rows, " rows, which ", parts,
+                " ranks cannot share equally: give split sizes");
+    for (std::size_t i = 0; i < parts; ++i) slices.push_back(Slice{0, rows}.piece(parts, i));
+    return slices;
+  }
+  QUOIT_CHECK(splits.size() == parts, UsageError, what, ": got ", splits.size(),
+              " split sizes for ", parts, " ranks");
+  std::size_t sum = 0;
+  for (const int64_t split : splits) {
+    QUOIT_CHECK(split >= 0, UsageError, what, ": split size ", split, " is negative");
+    slices.push_back({sum, static_cast<std::size_t>(split)});
+    sum += slices.back().count;
+  }
+  QUOIT_CHECK(sum == rows, UsageError, what, " has ", rows, " rows, but its split sizes add up to ",
+              sum);
+  return slices;
+}
+
+std::vector<std::vector<at::Tensor>> by_input(const std::vector<std::vector<at::Tensor>>& by_rank,
+                                              std::size_t inputs, int ranks) {
+  QUOIT_CHECK(by_rank.size() == static_cast<std::size_t>(ranks), UsageError,
+              "all_gather_coalesced: got ", by_rank.size(), " lists of outputs; give one for ",
+              "each of the ", ranks, " ranks");
+  std::vector<std::vector<at::Tensor>> lists(inputs);
+  for (const auto& list : by_rank) {
+    QUOIT_CHECK(list.size() == inputs, UsageError, "all_gather_coalesced: got ", inputs,
+                " inputs, and a list of ", list.size(), " outputs: give one output for each input");
+    for (std::size_t i = 0; i < inputs; ++i) lists[i].push_back(list[i]);
+  }
+  return lists;
 }
 
 View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const char* what) {

@@ -19,6 +19,18 @@ DType dtype_of(const at::Tensor& tensor);
 // Whether the elements are of a type that has no arithmetic at all, in torch neither.
 bool only_moved(const at::Tensor& tensor);
 
+// Along dimension 0; one for a tensor without dimensions.
+std::size_t rows_in(const at::Tensor& tensor);
+
+// The rows of each of `parts` ranks: as many as `splits` says, or, when it is empty, equally many.
+std::vector<Slice> split_rows(const at::Tensor& tensor, const std::vector<int64_t>& splits,
+                              std::size_t parts, const char* what);
+
+// all_gather_coalesced's outputs, a list for each rank, as all_gather has them: a list for each
+// input.
+std::vector<std::vector<at::Tensor>> by_input(const std::vector<std::vector<at::Tensor>>& by_rank,
+                                              std::size_t inputs, int ranks);
+
 // Tensors of one operation. Hands out views; a tensor that is not contiguous is copied into one
 // that is, and an output is copied back when the operation is over.
 class Operands {

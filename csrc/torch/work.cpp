@@ -12,7 +12,33 @@
 namespace quoit {
 namespace {
 
-// Names of events, as gloo has them.
+thread_local bool futures_in_order = false;
+
+// What a future holds. Hooks of torch expect all_gather's as NCCL has it: one tensor of all.
+at::IValue value_of(c10d::OpType type, const std::vector<at::Tensor>& outputs) {
+  if (type != c10d::OpType::ALLGATHER || outputs.empty()) return outputs;
+  for (const at::Tensor& output : outputs)
+    if (output.sizes() != outputs.front().sizes()) return outputs;
+  return std::vector{at::stack(outputs)};
+}
+
+// On an accelerator, the future stands for what is on the current stream: on one of its own, as
+// what the caller has put on this thread's is none of the future's business.
+void complete(c10::ivalue::Future& future, c10d::OpType type,
+              const std::vector<Communicator::Handle>& parts,
+              const std::vector<at::Tensor>& outputs) {
+  c10::OptionalStreamGuard on;
+  if (!future.devices().empty()) {
+    const c10::Device device = future.devices().front();
+    const c10::impl::VirtualGuardImpl guard(device.type());
+    on.reset_stream(guard.getStreamFromGlobalPool(device));
+    for (const auto& part : parts) part->join();
+  }
+  future.markCompleted(value_of(type, outputs));
+}
+
+}  // namespace
+
 const char* title_of(c10d::OpType type) {
   switch (type) {
     case c10d::OpType::BROADCAST:
@@ -50,32 +76,17 @@ const char* title_of(c10d::OpType type) {
   }
 }
 
-thread_local bool futures_in_order = false;
-
-// What a future holds. Hooks of torch expect all_gather's as NCCL has it: one tensor of all.
-at::IValue value_of(c10d::OpType type, const std::vector<at::Tensor>& outputs) {
-  if (type != c10d::OpType::ALLGATHER || outputs.empty()) return outputs;
-  for (const at::Tensor& output : outputs)
-    if (output.sizes() != outputs.front().sizes()) return outputs;
-  return std::vector{at::stack(outputs)};
-}
-
-// On an accelerator, the future stands for what is on the current stream: on one of its own, as
-// what the caller has put on this thread's is none of the future's business.
-void complete(c10::ivalue::Future& future, c10d::OpType type,
-              const std::vector<Communicator::Handle>& parts,
-              const std::vector<at::Tensor>& outputs) {
-  c10::OptionalStreamGuard on;
-  if (!future.devices().empty()) {
-    const c10::Device device = future.devices().front();
-    const c10::impl::VirtualGuardImpl guard(device.type());
-    on.reset_stream(guard.getStreamFromGlobalPool(device));
-    for (const auto& part : parts) part->join();
+std::string words_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const c10::Error& e) {
+    return e.what_without_backtrace();
+  } catch (const std::exception& e) {
+    return e.what();
+  } catch (...) {
+    return "unknown error";
   }
-  future.markCompleted(value_of(type, outputs));
 }
-
-}  // namespace
 
 FuturesInOrder::FuturesInOrder() : before_(std::exchange(futures_in_order, true)) {}
 

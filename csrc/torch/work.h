@@ -54,4 +54,10 @@ class FuturesInOrder {
 // everything else.
 std::exception_ptr as_torch_error(const std::exception_ptr& error);
 
+// What an error says, without the page of addresses that c10's has.
+std::string words_of(const std::exception_ptr& error);
+
+// The name of an operation in profiles, as gloo has them: "quoit:all_reduce".
+const char* title_of(c10d::OpType type);
+
 }  // namespace quoit

@@ -1,4 +1,4 @@
-#include "torch/nccl_device.h"
+#include "torch/device_streams.h"
 
 #include <dlfcn.h>
 

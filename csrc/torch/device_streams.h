@@ -1,5 +1,6 @@
 #pragma once
-// What NCCL needs of an accelerator and c10 does not give on every torch, or not for every device.
+// What is asked of an accelerator's streams and c10 does not tell on every torch, or not for every
+// device.
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
