@@ -21,9 +21,14 @@ void put_window(Board& board, Board::Round round, View view, std::size_t k, std:
   board.writer().put(part.data, board.payload(board.rank(), round, Board::kSlot), part.bytes());
 }
 void take_window(Board& board, Board::Round round, int rank, View view, std::size_t k,
-                 std::size_t span) {
+                 std::size_t span, const BulkCopy& copy) {
   const View part = window(view, k, span);
-  copy_bytes(board.payload(rank, round, Board::kSlot), part.data, part.bytes());
+  copy(board.payload(rank, round, Board::kSlot), part.data, part.bytes());
+}
+
+// For a collective in which each rank reads and writes so many bytes of its caller's.
+BulkCopy copy_for(const Board& board, std::size_t bytes) {
+  return BulkCopy(bytes * static_cast<std::size_t>(board.size()));
 }
 
 // Rounds that carry `count` elements, `span` each; at least one, so that ranks always compare
@@ -38,17 +43,17 @@ std::size_t longest(const std::vector<View>& views) {
   return count;
 }
 
-// A slot cut into one block per rank, each of `span` elements.
+// A slot cut into one block for each other rank, each of `span` elements: whole cache lines.
 struct Blocks {
-  Blocks(Board& board, DType dtype)
-      : board(board),
-        item(size_of(dtype)),
-        span(Board::kSlot / static_cast<std::size_t>(board.size()) / item) {}
+  Blocks(Board& board, DType dtype) : board(board), item(size_of(dtype)) {
+    const std::size_t others = std::max(board.size() - 1, 1);
+    span = std::max<std::size_t>(Board::kSlot / others / kLine * kLine / item, 1);
+  }
 
-  // Where rank `holder` puts what is meant for rank `owner`.
+  // Where rank `holder` puts what is meant for rank `owner`, another one.
   [[nodiscard]] std::byte* at(int owner, int holder, Board::Round round) const {
-    return board.payload(holder, round, Board::kSlot) +
-           static_cast<std::size_t>(owner) * span * item;
+    const auto block = static_cast<std::size_t>(owner < holder ? owner : owner - 1);
+    return board.payload(holder, round, Board::kSlot) + block * span * item;
   }
 
   // Puts round k of every part that is meant for somebody else.
@@ -59,6 +64,8 @@ struct Blocks {
       board.writer().put(part.data, at(r, board.rank(), round), part.bytes());
     }
   }
+
+  static constexpr std::size_t kLine = 64;
 
   Board& board;
   std::size_t item;
@@ -152,6 +159,7 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
   // A rank whose buffer others can read neither stages its pieces nor publishes its result.
   const bool in_place = receiver < 0 && in.data == out.data;
   Sources sources(board, in.data, in_place ? in.bytes() : 0);
+  const BulkCopy copy = copy_for(board, (in_place ? 1 : 2) * in.bytes());
 
   const auto stage = [&](std::size_t k) {
     if (k == 0) sources.announce();
@@ -203,8 +211,8 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
       const Slice theirs = Slice{0, from.count}.piece(n, static_cast<std::size_t>(peer));
       const std::byte* const there = sources.in_place(peer, begin + theirs.begin * item);
       if (receives)
-        copy_bytes(there ? there : board.payload(peer, reduced, Board::kSlot), to.at(theirs).data,
-                   theirs.count * item);
+        copy(there ? there : board.payload(peer, reduced, Board::kSlot), to.at(theirs).data,
+             theirs.count * item);
     }
     board.writer().moved(from.bytes());
     staged = ahead;
@@ -250,10 +258,14 @@ Task reduce_scatter_rounds(Board& board, Call call, std::vector<View> in, View o
 Task all_gather_rounds(Board& board, Call call, View in, std::vector<View> outs) {
   const int me = board.rank();
   const std::size_t span = Board::kSlot / size_of(in.dtype);
+  const View own = outs[static_cast<std::size_t>(me)];
   Sources sources(board, in.data, in.bytes());
+  const BulkCopy copy = copy_for(board, in.bytes() + bytes_of(outs));
   const auto write = [&](std::size_t k, Board::Round round) {
     if (k == 0) sources.announce();
     if (!sources.mine_in_place()) put_window(board, round, in, k, span);
+    const View part = window(in, k, span);  // in cache now
+    copy(part.data, window(own, k, span).data, part.bytes());
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     if (k == 0) sources.learn(round);
@@ -261,10 +273,9 @@ Task all_gather_rounds(Board& board, Call call, View in, std::vector<View> outs)
       if (r == me) continue;
       const View part = window(outs[static_cast<std::size_t>(r)], k, span);
       const std::byte* const there = sources.in_place(r, k * Board::kSlot);
-      copy_bytes(there ? there : board.payload(r, round, Board::kSlot), part.data, part.bytes());
+      copy(there ? there : board.payload(r, round, Board::kSlot), part.data, part.bytes());
     }
   };
-  copy_bytes(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
   co_await run_rounds(board, call, rounds_for(longest(outs), span), write, read);
   co_await sources.finish(call);
 }
@@ -272,26 +283,28 @@ Task all_gather_rounds(Board& board, Call call, View in, std::vector<View> outs)
 Task all_to_all_rounds(Board& board, Call call, std::vector<View> ins, std::vector<View> outs) {
   const int me = board.rank();
   const Blocks blocks(board, ins[0].dtype);
+  const BulkCopy copy = copy_for(board, bytes_of(ins) + bytes_of(outs));
   const auto write = [&](std::size_t k, Board::Round round) { blocks.put(ins, k, round); };
   const auto read = [&](std::size_t k, Board::Round round) {
     for (int r = 0; r < board.size(); ++r) {
       const View part = window(outs[static_cast<std::size_t>(r)], k, blocks.span);
-      if (r != me) copy_bytes(blocks.at(me, r, round), part.data, part.bytes());
+      if (r != me) copy(blocks.at(me, r, round), part.data, part.bytes());
     }
   };
-  copy_bytes(ins[static_cast<std::size_t>(me)].data, outs[static_cast<std::size_t>(me)].data,
-             ins[static_cast<std::size_t>(me)].bytes());
+  copy(ins[static_cast<std::size_t>(me)].data, outs[static_cast<std::size_t>(me)].data,
+       ins[static_cast<std::size_t>(me)].bytes());
   co_await run_rounds(board, call, rounds_for(longest(ins), blocks.span), write, read);
 }
 
 Task broadcast_rounds(Board& board, Call call, View data, int root) {
   const bool sends = board.rank() == root;
   const std::size_t span = Board::kSlot / size_of(data.dtype);
+  const BulkCopy copy = copy_for(board, data.bytes());
   const auto write = [&](std::size_t k, Board::Round round) {
     if (sends) put_window(board, round, data, k, span);
   };
   const auto read = [&](std::size_t k, Board::Round round) {
-    if (!sends) take_window(board, round, root, data, k, span);
+    if (!sends) take_window(board, round, root, data, k, span, copy);
   };
   co_await run_rounds(board, call, rounds_for(data.count, span), write, read);
 }
@@ -334,29 +347,31 @@ Task direct_broadcast(Board& board, Call call, View data, int root) {
 Task direct_gather(Board& board, Call call, View in, std::vector<View> outs, int root) {
   const int me = board.rank();
   const std::size_t span = Board::kSlot / size_of(in.dtype);
+  const BulkCopy copy = copy_for(board, in.bytes());
   const auto write = [&](std::size_t k, Board::Round round) {
     if (me != root) put_window(board, round, in, k, span);
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     if (me != root) return;
     for (int r = 0; r < board.size(); ++r)
-      if (r != me) take_window(board, round, r, outs[static_cast<std::size_t>(r)], k, span);
+      if (r != me) take_window(board, round, r, outs[static_cast<std::size_t>(r)], k, span, copy);
   };
-  if (me == root) copy_bytes(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
+  if (me == root) copy(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
   co_await run_rounds(board, call, rounds_for(in.count, span), write, read);
 }
 
 Task direct_scatter(Board& board, Call call, std::vector<View> ins, View out, int root) {
   const int me = board.rank();
   const Blocks blocks(board, out.dtype);
+  const BulkCopy copy = copy_for(board, out.bytes());
   const auto write = [&](std::size_t k, Board::Round round) {
     if (me == root) blocks.put(ins, k, round);
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     const View part = window(out, k, blocks.span);
-    if (me != root) copy_bytes(blocks.at(me, root, round), part.data, part.bytes());
+    if (me != root) copy(blocks.at(me, root, round), part.data, part.bytes());
   };
-  if (me == root) copy_bytes(ins[static_cast<std::size_t>(me)].data, out.data, out.bytes());
+  if (me == root) copy(ins[static_cast<std::size_t>(me)].data, out.data, out.bytes());
   co_await run_rounds(board, call, rounds_for(out.count, blocks.span), write, read);
 }
 

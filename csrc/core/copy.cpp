@@ -1,5 +1,7 @@
 #include "core/copy.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -76,5 +78,19 @@ void stream_bytes(const std::byte* from, std::byte* to, std::size_t bytes) {
 }
 
 #endif
+
+namespace {
+
+std::size_t last_level_cache() {
+  static const std::size_t bytes = [] {
+    const long said = ::sysconf(_SC_LEVEL3_CACHE_SIZE);  // 0 or -1 where the CPU does not tell
+    return said > 0 ? static_cast<std::size_t>(said) : std::size_t{32} << 20;
+  }();
+  return bytes;
+}
+
+}  // namespace
+
+BulkCopy::BulkCopy(std::size_t footprint) : streams_(footprint > last_level_cache()) {}
 
 }  // namespace quoit

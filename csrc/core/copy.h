@@ -14,4 +14,22 @@ void copy_bytes(const std::byte* from, std::byte* to, std::size_t bytes);
 // being fetched first, and are in no cache afterwards. Ordered before what this thread writes next.
 void stream_bytes(const std::byte* from, std::byte* to, std::size_t bytes);
 
+// Copies that are part of moving a large amount: stores go past the caches when these could not
+// hold it anyway, and so fetch nothing first.
+class BulkCopy {
+ public:
+  // footprint: bytes that are read and written in all, by all cores that share a cache.
+  explicit BulkCopy(std::size_t footprint);
+
+  void operator()(const std::byte* from, std::byte* to, std::size_t bytes) const {
+    if (streams_)
+      stream_bytes(from, to, bytes);
+    else
+      copy_bytes(from, to, bytes);
+  }
+
+ private:
+  bool streams_;
+};
+
 }  // namespace quoit
