@@ -24,7 +24,7 @@ from typing import Any
 
 import targets
 from quoit.bench import plot, show, table
-from quoit.bench.plan import MEMCPY, Plan
+from quoit.bench.plan import LIMITS, Plan
 from quoit.bench.results import OURS, Cell, Row
 from quoit.launch import without_launcher
 
@@ -38,12 +38,19 @@ Report = dict[str, Any]  # what `quoit bench --json` wrote
 
 @dataclass(frozen=True)
 class Run:
-    """arguments: of `quoit bench`. sized: whether it has sizes. root: whether it needs root."""
+    """arguments: of `quoit bench`. sized: whether it has sizes. root: whether it needs root.
+    environment: what is set for it."""
 
     name: str
     arguments: str
     sized: bool = True
     root: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def command(self, extra: Sequence[str] = ()) -> str:
+        """For people to type."""
+        settings = [f"{name}={value}" for name, value in self.environment]
+        return " ".join([*settings, "quoit bench", self.arguments, *extra])
 
     @property
     def key(self) -> str:
@@ -52,25 +59,26 @@ class Run:
 
 
 RUNS = (
-    Run("all_reduce", "all_reduce -n 2 -b 4 -e 64M -f 4 --seconds 0.3"),
+    Run("all_reduce", "all_reduce -n 2 -b 4 -e 256M -f 4 --seconds 0.3"),
     Run("all_reduce, 4 ranks", "all_reduce -n 4 -b 4 -e 4M -f 8 --seconds 0.3"),
     *(
         Run(op, f"{op} -n 2 -b 16 -e 64M -f 8 --seconds 0.3")
         for op in ("reduce_scatter", "all_gather", "broadcast", "all_to_all")
     ),
-    Run("send_recv", "send_recv -n 2 -b 8 -e 4M -f 8 --seconds 0.3"),
-    Run("send_recv, bandwidth", "send_recv -n 2 --mode bandwidth -b 1K -e 64M -f 8 --seconds 0.3"),
+    Run("send_recv", "send_recv -n 2 -b 8 -e 4M -f 2 --seconds 0.2"),
+    Run("send_recv, bandwidth", "send_recv -n 2 --mode bandwidth -b 1K -e 64M -f 4 --seconds 0.3"),
     Run(
         "send_recv, bidirectional",
-        "send_recv -n 2 --mode bidirectional -b 1K -e 64M -f 8 --seconds 0.3",
+        "send_recv -n 2 --mode bidirectional -b 1K -e 64M -f 4 --seconds 0.3",
     ),
     Run("barrier", "barrier -n 2", sized=False),
     Run("ddp", "ddp -n 2 --seconds 10", sized=False),
     Run("codec", "codec -b 4K -e 64M -f 8"),
     Run(
         "all_reduce, 2 hosts of 2 ranks",
-        "all_reduce --cluster 2x2 --rate 1gbit -b 64K -e 64M --rounds 3",
+        "all_reduce --cluster 2x2 --rate 1gbit -b 64K -e 64M -f 32 --rounds 3",
         root=True,
+        environment=(("QUOIT_TRANSPORT", "shm+tcp"),),  # an mpirun would have it use MPI's wire
     ),
 )
 QUICK = {"sized": "-e 64K -f 16 --rounds 2", "not": "--rounds 2"}
@@ -95,7 +103,7 @@ def measure(run: Run, quick: bool) -> tuple[Report | None, str]:
         ]
         ended = subprocess.run(
             [*line, "--json", str(path)],
-            env=without_launcher(os.environ),
+            env={**without_launcher(os.environ), **dict(run.environment)},
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -116,7 +124,7 @@ def merged(reports: Sequence[Report]) -> list[Row]:
             for name in same[0]["peers"]
             if all(name in row["peers"] for row in same)
         }
-        others = {n: c.ratio for n, c in peers.items() if n not in (*OURS, MEMCPY) and c.ratio}
+        others = {n: c.ratio for n, c in peers.items() if n not in (*OURS, *LIMITS) and c.ratio}
         best = min(others.items(), key=lambda pair: pair[1], default=None)
         codec = reports[0]["plan"]["op"] == "codec"
         rows.append(Row(size, same[0]["count"], peers, None if codec else best))
@@ -172,7 +180,7 @@ def page(
     ]
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for run, reports in done.items():
-        command = " ".join(["quoit bench", run.arguments, *more(run, quick)])
+        command = run.command(more(run, quick))
         parts.append(_section(run, command, reports, rows.get(run.name, []), said[run], folder))
     return "\n".join(parts)
 
@@ -225,7 +233,7 @@ def main() -> int:
     args = parse()
     names = {run.key: run for run in RUNS}
     if args.list:
-        print("\n".join(f"{name:40} quoit bench {run.arguments}" for name, run in names.items()))
+        print("\n".join(f"{name:40} {run.command()}" for name, run in names.items()))
         return 0
     chosen = [name.strip() for name in args.only.split(",")] if args.only else list(names)
     if unknown := [name for name in chosen if name not in names]:

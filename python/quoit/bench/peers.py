@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from importlib import util
@@ -19,7 +19,7 @@ from quoit.bench.calls import Calls, Tensors, Unsupported, Waitable
 from quoit.bench.cases import Case
 from quoit.bench.data import DTYPES
 from quoit.bench.measure import Control, Runner
-from quoit.bench.plan import MEMCPY, Plan, Record
+from quoit.bench.plan import DISPATCH, MEMCPY, Plan, Record
 from quoit.communicator import Communicator
 from quoit.launch import Launch
 
@@ -74,6 +74,8 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
         else:
             comm = Communicator(rank, ranks, meet, timeout=DEADLINE_S, algorithm=plan.algorithm)
             prepare[name] = partial(_numpy_runner, plan, rank, ranks, comm)
+    if groups and plan.op != "ddp" and plan.mode in ("", "latency"):
+        prepare[DISPATCH] = partial(_dispatch_runner, plan, rank, ranks, _idle_group())
     if plan.op not in ("barrier", "ddp"):
         prepare[MEMCPY] = memcpy_runner
     about = _about(plan, meet, has_torch, mpi)
@@ -160,6 +162,14 @@ def _torch_group(name: str, started_by: Launch) -> Any:
     return dist.new_group(backend=name, timeout=timedelta(seconds=DEADLINE_S))
 
 
+def _idle_group() -> Any:
+    """A group of all ranks whose backend, torch's own, does nothing."""
+    import torch.distributed as dist
+
+    importlib.import_module("torch.testing._internal.distributed.fake_pg")  # registers it
+    return dist.new_group(backend="fake", timeout=timedelta(seconds=DEADLINE_S))
+
+
 def _runner(plan: Plan, case: Case, every: Sequence[Calls], **named: Any) -> Runner:
     """A collective's: the call, or all that are in flight together."""
     once = every[0].call
@@ -198,6 +208,11 @@ def _torch_runner(plan: Plan, rank: int, ranks: int, group: Any, device: str, ca
             talker.once, talker.calls, **{"fresh": case.fresh, "wrong": case.wrong, **moves}
         )
     return _runner(plan, case, [calls.of_torch(plan, one, group) for one in sets], **moves)
+
+
+def _dispatch_runner(plan: Plan, rank: int, ranks: int, group: Any, case: Case) -> Runner:
+    """The limit that torch sets to what is called through it."""
+    return replace(_torch_runner(plan, rank, ranks, group, "cpu", case), wrong=None)
 
 
 def _on_device(

@@ -17,6 +17,8 @@ MODES = ("latency", "bandwidth", "bidirectional")
 BACKENDS = ("quoit", "quoit-numpy", "gloo", "mpi", "nccl")
 REDUCE_OPS = ("sum", "avg", "min", "max", "product")
 MEMCPY = "memcpy"
+DISPATCH = "dispatch"  # a call of torch.distributed that reaches a backend which does nothing
+LIMITS = (DISPATCH, MEMCPY)  # are timed beside the peers, and are none
 
 # What busbw is, as a multiple of algbw, with n ranks: the bytes that each rank must send or receive
 # at least, over the bytes of the size (nccl-tests' PERFORMANCE.md).

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quoit.bench import sizes
-from quoit.bench.plan import MEMCPY, Plan
+from quoit.bench.plan import DISPATCH, LIMITS, MEMCPY, Plan
 from quoit.bench.results import Row
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _STYLES = {
     "nccl": {"color": "#56B4E9", "marker": "v", "linewidth": 1.3},
     "MPICH": {"color": "#009E73", "marker": "D", "linewidth": 1.3},
     "Open MPI": {"color": "#CC79A7", "marker": "P", "linewidth": 1.3},
+    DISPATCH: {"color": "#999999", "linestyle": ":", "linewidth": 1.2},
     MEMCPY: {"color": "#555555", "linestyle": "--", "linewidth": 1.2},
 }
 _MOST_TICKS = 9
@@ -52,8 +53,10 @@ def _curves(rows: Sequence[Row], axes: Axes, choices: Sequence[tuple[str, str]])
             for row in rows
             if name in row.peers and (value := getattr(row.peers[name], what)) is not None
         ]
+        if not points:
+            continue
         style: dict[str, Any] = {"markersize": 4, **_STYLES.get(name, {"marker": "."})}
-        style["label"] = f"{name} (limit)" if name == MEMCPY else name
+        style["label"] = f"{name} (limit)" if name in LIMITS else name
         axes.plot(*zip(*points, strict=True), zorder=3 if "quoit" in name else 2, **style)
     axes.set(xscale="log", yscale="log", xlabel="size, bytes", ylabel=label)
     every = -(-len(rows) // _MOST_TICKS)

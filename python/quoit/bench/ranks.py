@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from quoit.bench.cases import Case, Memory
 from quoit.bench.measure import Control, Runner, measure
 from quoit.bench.peers import DEADLINE_S, Peers, Prepare, connect
-from quoit.bench.plan import MEMCPY, Plan, Record
+from quoit.bench.plan import LIMITS, Plan, Record
 from quoit.launch import Launch, detect
 
 _NOT_OFTENER_S = 0.1
@@ -42,7 +42,7 @@ def work(plan: Plan, started_by: Launch, say: Say) -> None:
     problem = ""
     if plan.strict and peers.left_out:
         problem = "; ".join(f"--backends {name}: {why}" for name, why in peers.left_out.items())
-    elif not peers.groups and not set(peers.prepare) - {MEMCPY}:
+    elif not peers.groups and not set(peers.prepare) - set(LIMITS):
         why = "; ".join(f"{name}: {why}" for name, why in peers.left_out.items())
         problem = f"there is nobody to measure ({why})"
     if problem:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from quoit.bench.plan import BUS_FACTORS, MEMCPY, Plan, Record
+from quoit.bench.plan import BUS_FACTORS, DISPATCH, LIMITS, MEMCPY, Plan, Record
 
-OURS = ("quoit", "quoit-numpy")  # whoever else is timed, but for memcpy, is a peer of these
+OURS = ("quoit", "quoit-numpy")  # whoever else is timed, but for LIMITS, is a peer of these
 _OF_DDP = ("alone_us", "ddp_us", "exposed_us")  # see Cell
 _ORDER = (*OURS, "gloo", "nccl", "MPICH", "Open MPI", "mpi")
 
@@ -104,7 +104,7 @@ def rows(plan: Plan, ranks: int, launches: Sequence[Launched]) -> list[Row]:
 
 def _row(plan: Plan, ranks: int, size: int, records: Sequence[Record]) -> Row:
     names = list(dict.fromkeys(name for record in records for name in record["peers"]))
-    names.sort(key=lambda name: (name == MEMCPY, _ORDER.index(name) if name in _ORDER else 0))
+    names.sort(key=lambda name: (name in LIMITS, _ORDER.index(name) if name in _ORDER else 0))
     against = base(plan, names)
     cells = {}
     for name in names:
@@ -115,7 +115,8 @@ def _row(plan: Plan, ranks: int, size: int, records: Sequence[Record]) -> Row:
             if against in record["peers"] and name in record["peers"] and against != name
         ]
         us = _mean(mine, "us")
-        algbw = size / us / 1e3 if size and plan.op != "ddp" else None
+        moves = size and plan.op != "ddp" and name != DISPATCH
+        algbw = size / us / 1e3 if moves else None
         factor = BUS_FACTORS[plan.op](ranks) if plan.op in BUS_FACTORS else None
         wrong = [one["wrong"] for one in mine if one["wrong"] is not None]
         cells[name] = Cell(
@@ -128,7 +129,7 @@ def _row(plan: Plan, ranks: int, size: int, records: Sequence[Record]) -> Row:
             ratio=fmean(ratios) if ratios else None,
             **{name: _mean(mine, name) for name in _OF_DDP if name in mine[0]},
         )
-    peers = {n: c.ratio for n, c in cells.items() if n not in OURS and n != MEMCPY and c.ratio}
+    peers = {n: c.ratio for n, c in cells.items() if n not in (*OURS, *LIMITS) and c.ratio}
     best = min(peers.items(), key=lambda pair: pair[1], default=None)
     return Row(size, records[0]["count"], cells, best if plan.op != "codec" else None)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quoit.bench import results, sizes
-from quoit.bench.plan import MEMCPY, REDUCING, Plan
+from quoit.bench.plan import LIMITS, REDUCING, Plan
 from quoit.bench.results import Cell, Row
 
 _OF_RANKS = ("redop", "root", "busbw")  # columns
@@ -57,14 +57,14 @@ def _peers(rows: Sequence[Row]) -> list[str]:
 def _compact(plan: Plan, rows: Sequence[Row]) -> Table:
     """A line for each size; everybody's time, and the rest of quoit's columns."""
     peers = _peers(rows)
-    peers.sort(key=lambda name: name == MEMCPY)
+    peers.sort(key=lambda name: name in LIMITS)
     ours = results.base(plan, peers) or peers[0]
     bandwidth = plan.op != "barrier"
     headings = [*(["size"] if bandwidth else []), *peers]
     headings += [*(["algbw", "busbw"] if bandwidth else []), "p50", "p99", "#wrong", "best peer"]
     groups = []
     for row in rows:
-        fastest = min((cell.us, name) for name, cell in row.peers.items() if name != MEMCPY)[1]
+        fastest = min((cell.us, name) for name, cell in row.peers.items() if name not in LIMITS)[1]
         line = [Text(sizes.written(row.bytes))] if bandwidth else []
         for name in peers:
             time = number(row.peers[name].us if name in row.peers else None)
@@ -157,5 +157,5 @@ def _best(row: Row) -> Text:
 def _ratio(name: str, cell: Cell) -> Text:
     if cell.ratio is None:
         return Text("")
-    is_peer = name not in results.OURS and name != MEMCPY
+    is_peer = name not in (*results.OURS, *LIMITS)
     return Text(number(cell.ratio), ("ahead" if cell.ratio >= 1 else "behind") if is_peer else "")
