@@ -226,19 +226,28 @@ def times(table: Sequence[Line]) -> list[str]:
 
 
 def same_bits(runs: Sequence[Run]) -> str:
-    """Whether short runs had the losses of those that they stand for."""
+    """Whether short runs had the losses of those that they stand for, where there are such."""
     whole = {(r.key.model, r.key.way, r.key.seed): r.losses for r in runs if is_whole(r)}
-    compared = [
-        (run, whole.get((run.key.model, bits_of(run), run.key.seed)))
-        for run in runs
-        if not is_whole(run)
-    ]
-    other = [
-        str(run.key) for run, losses in compared if losses and run.losses != losses[: run.key.steps]
-    ]
+    same, other, alone = [], [], []
+    for run in runs:
+        if is_whole(run):
+            continue
+        losses = whole.get((run.key.model, bits_of(run), run.key.seed))
+        if not losses:
+            alone.append(str(run.key))
+        else:
+            (same if run.losses == losses[: run.key.steps] else other).append(str(run.key))
+    said = []
     if other:
-        return "**other losses** than in the run to the end: " + "; ".join(other)
-    return "runs of the same seed had the same losses in every step, bit for bit, at all rates"
+        said.append("**other losses** than in the run to the end: " + "; ".join(other))
+    if same:
+        said.append(
+            "short runs had the losses of the run to the end with the same seed in every step, bit "
+            f"for bit ({len(same)} compared)"
+        )
+    if alone:
+        said.append("**not compared**, as there is no such run to the end: " + "; ".join(alone))
+    return ". ".join(said) or "no short runs, whose losses could be compared"
 
 
 def same_replicas(runs: Sequence[Run]) -> str:

@@ -1,14 +1,10 @@
-"""What test_accelerator.py asks of the fake NCCL: two ranks, which are processes, by ctypes.
-
-Run as a program with a rank and a folder where the ranks leave their unique ids.
-"""
+"""Cases for the fake NCCL: two ranks, which are processes, call it by ctypes."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +13,9 @@ from pathlib import Path
 import torch
 
 import accelerator
-from accelerator_cases import DELAY_S, all_are, pinned, play, stream
+from accelerator_cases import DELAY_S, all_are, pinned, stream
+from stage import CASE_S, Job
 
-WAIT_S = 30.0
 ABORT_S = 5.0  # that an abort may take on a loaded machine
 SIZE = 2
 SUCCESS, INVALID_ARGUMENT, INVALID_USAGE, IN_PROGRESS = 0, 4, 5, 7
@@ -36,10 +32,6 @@ TYPES = {
     torch.float8_e4m3fn: 10,
     torch.float8_e5m2: 11,
 }
-RANK = int(sys.argv[1])
-FOLDER = Path(sys.argv[2])
-PEER = 1 - RANK
-_numbers = itertools.count()
 
 Comm = ctypes.c_void_p
 
@@ -84,42 +76,66 @@ def _plain(value: object) -> object:
     return value
 
 
-def unique() -> Unique:
-    """The same on both ranks."""
-    file = FOLDER / str(next(_numbers))
-    made = Unique()
-    if RANK == 0:
-        do("ncclGetUniqueId", ctypes.byref(made))
-        new = file.with_suffix(".new")
-        new.write_bytes(bytes(made))
-        new.rename(file)
-        return made
-    until(file.exists)
-    return Unique.from_buffer_copy(file.read_bytes())
-
-
 def until(ready: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_S
+    end = time.monotonic() + CASE_S
     while not ready():
         if time.monotonic() > end:
-            raise TimeoutError(f"not within {WAIT_S} s")
+            raise TimeoutError(f"not within {CASE_S} s")
         time.sleep(0.005)
 
 
-@contextmanager
-def communicator() -> Iterator[Comm]:
-    comm = Comm()
-    do("ncclCommInitRank", ctypes.byref(comm), SIZE, unique(), RANK)
-    try:
-        yield comm
-    except BaseException:
-        call("ncclCommAbort", comm)
-        raise
-    do("ncclCommDestroy", comm)
+class Rank:
+    """One of the two, in one case; folder: where they leave their unique ids."""
+
+    def __init__(self, rank: int, folder: Path) -> None:
+        self.rank, self.peer, self.folder = rank, 1 - rank, folder
+        self._numbers = itertools.count()
+
+    def unique(self) -> Unique:
+        """The same on both ranks."""
+        file = self.folder / str(next(self._numbers))
+        made = Unique()
+        if self.rank == 0:
+            do("ncclGetUniqueId", ctypes.byref(made))
+            new = file.with_suffix(".new")
+            new.write_bytes(bytes(made))
+            new.rename(file)
+            return made
+        until(file.exists)
+        return Unique.from_buffer_copy(file.read_bytes())
+
+    @contextmanager
+    def communicator(self) -> Iterator[Comm]:
+        comm = Comm()
+        do("ncclCommInitRank", ctypes.byref(comm), SIZE, self.unique(), self.rank)
+        try:
+            yield comm
+        except BaseException:
+            call("ncclCommAbort", comm)
+            raise
+        do("ncclCommDestroy", comm)
+
+
+Case = Callable[[Rank], None]
+
+CASES: dict[str, Case] = {}
+
+
+def case(function: Case) -> Case:
+    CASES[function.__name__] = function
+    return function
 
 
 @contextmanager
-def group(expected: int = SUCCESS) -> Iterator[None]:
+def group(job: Job, rank: int, number: int) -> Iterator[Rank]:
+    accelerator.install()
+    folder = Path(job.folder) / str(number)
+    folder.mkdir(exist_ok=True)
+    yield Rank(rank, folder)
+
+
+@contextmanager
+def one_group(expected: int = SUCCESS) -> Iterator[None]:
     do("ncclGroupStart")
     yield
     assert call("ncclGroupEnd") == expected
@@ -132,7 +148,7 @@ def state(comm: Comm) -> int:
 
 
 def sends(
-    name: str, data: torch.Tensor, comm: Comm, on: torch.Stream | None = None, peer: int = PEER
+    name: str, data: torch.Tensor, peer: int, comm: Comm, on: torch.Stream | None = None
 ) -> None:
     on = on or torch.accelerator.current_stream()
     do(name, data, ctypes.c_size_t(data.numel()), TYPES[data.dtype], peer, comm, on)
@@ -157,11 +173,12 @@ def reduced(op: int, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return total.to(left.dtype)
 
 
-def every_type_and_reduction() -> None:
+@case
+def every_type_and_reduction(me: Rank) -> None:
     now = torch.accelerator.current_stream()
-    with communicator() as comm:
+    with me.communicator() as comm:
         for dtype, number in TYPES.items():
-            mine = rank_data(dtype, RANK).to("fake")
+            mine = rank_data(dtype, me.rank).to("fake")
             out = torch.empty_like(mine)
             for op in range(5):
                 count = ctypes.c_size_t(mine.numel())
@@ -170,33 +187,35 @@ def every_type_and_reduction() -> None:
                 assert torch.equal(out.cpu().double(), expected.double()), (dtype, op)
 
 
-def the_other_collectives() -> None:
+@case
+def the_other_collectives(me: Rank) -> None:
     now = torch.accelerator.current_stream()
     parts = [rank_data(torch.float32, rank, 10) for rank in range(SIZE)]
-    mine, total = parts[RANK].to("fake"), parts[0] + parts[1]
+    mine, total = parts[me.rank].to("fake"), parts[0] + parts[1]
     ten, five = ctypes.c_size_t(10), ctypes.c_size_t(5)
     number = TYPES[torch.float32]
-    with communicator() as comm:
+    with me.communicator() as comm:
         out = torch.zeros(20, device="fake")
         do("ncclAllGather", mine, out, ten, number, comm, now)
         assert torch.equal(out.cpu(), torch.cat(parts))
         out = torch.zeros(5, device="fake")
         do("ncclReduceScatter", mine, out, five, number, SUM, comm, now)
-        assert torch.equal(out.cpu(), total[5 * RANK : 5 * RANK + 5])
+        assert torch.equal(out.cpu(), total[5 * me.rank : 5 * me.rank + 5])
         out = torch.zeros(10, device="fake")
         do("ncclBroadcast", mine, out, ten, number, 1, comm, now)
         assert torch.equal(out.cpu(), parts[1])
         do("ncclReduce", mine, out, ten, number, MAX, 0, comm, now)
-        assert torch.equal(out.cpu(), torch.maximum(*parts) if RANK == 0 else parts[1])
+        assert torch.equal(out.cpu(), torch.maximum(*parts) if me.rank == 0 else parts[1])
         do("ncclAllReduce", mine, mine, ten, number, SUM, comm, now)  # in place
         assert torch.equal(mine.cpu(), total)
 
 
-def a_scaled_sum() -> None:
+@case
+def a_scaled_sum(me: Rank) -> None:
     now = torch.accelerator.current_stream()
-    with communicator() as comm:
+    with me.communicator() as comm:
         for device in (False, True):
-            factor = torch.tensor([2.0 + RANK], device="fake" if device else "cpu")
+            factor = torch.tensor([2.0 + me.rank], device="fake" if device else "cpu")
             op = ctypes.c_int()
             number = TYPES[torch.float32]
             do("ncclRedOpCreatePreMulSum", ctypes.byref(op), factor, number, int(not device), comm)
@@ -207,55 +226,58 @@ def a_scaled_sum() -> None:
             assert call("ncclRedOpDestroy", op.value, comm) == INVALID_ARGUMENT
 
 
-def both_directions_in_one_group() -> None:
+@case
+def both_directions_in_one_group(me: Rank) -> None:
     """More than a socket holds, both ranks sending first, twice, and each to itself."""
     count = 1 << 20
-    data = [torch.full((count,), 1.0 + RANK + 2 * i, device="fake") for i in range(2)]
+    data = [torch.full((count,), 1.0 + me.rank + 2 * i, device="fake") for i in range(2)]
     heard = [torch.zeros(count, device="fake") for _ in range(2)]
     own = torch.zeros(count, device="fake")
-    with communicator() as comm:
-        with group():
+    with me.communicator() as comm:
+        with one_group():
             for tensor in data:
-                sends("ncclSend", tensor, comm)
-            sends("ncclSend", data[0], comm, peer=RANK)
-            sends("ncclRecv", own, comm, peer=RANK)
+                sends("ncclSend", tensor, me.peer, comm)
+            sends("ncclSend", data[0], me.rank, comm)
+            sends("ncclRecv", own, me.rank, comm)
             for tensor in heard:
-                sends("ncclRecv", tensor, comm)
+                sends("ncclRecv", tensor, me.peer, comm)
         for i in range(2):
-            assert all_are(heard[i].cpu(), 1.0 + PEER + 2 * i)
+            assert all_are(heard[i].cpu(), 1.0 + me.peer + 2 * i)
         assert torch.equal(own.cpu(), data[0].cpu())
 
 
-def a_group_of_two_communicators_and_two_streams() -> None:
+@case
+def a_group_of_two_communicators_and_two_streams(me: Rank) -> None:
     """The ranks name the two in opposite orders, and one communicator is on both streams."""
     count = 1 << 20
     side, now = stream(), torch.accelerator.current_stream()
-    data = torch.full((count,), 1.0 + RANK, device="fake")
-    with communicator() as first, communicator() as second:
+    data = torch.full((count,), 1.0 + me.rank, device="fake")
+    with me.communicator() as first, me.communicator() as second:
         for readers in ((side, now), (now, side)):
             heard = {on: torch.zeros(count, device="fake") for on in readers}
             other = torch.zeros(count, device="fake")
             torch.accelerator.synchronize()
-            with accelerator.delay(DELAY_S), group():
-                for comm in (first, second) if RANK == 0 else (second, first):
-                    sends("ncclSend", data, comm)
-                    sends("ncclRecv", heard[now] if comm is first else other, comm)
-                sends("ncclSend", data, second, side)
-                sends("ncclRecv", heard[side], second, side)
+            with accelerator.delay(DELAY_S), one_group():
+                for comm in (first, second) if me.rank == 0 else (second, first):
+                    sends("ncclSend", data, me.peer, comm)
+                    sends("ncclRecv", heard[now] if comm is first else other, me.peer, comm)
+                sends("ncclSend", data, me.peer, second, side)
+                sends("ncclRecv", heard[side], me.peer, second, side)
             # Either stream, looked at first and alone, is behind the group.
             for on in readers:
                 with on:
-                    assert all_are(heard[on].cpu(), 1.0 + PEER)
-            assert all_are(other.cpu(), 1.0 + PEER)
+                    assert all_are(heard[on].cpu(), 1.0 + me.peer)
+            assert all_are(other.cpu(), 1.0 + me.peer)
 
 
-def work_is_on_the_stream() -> None:
+@case
+def work_is_on_the_stream(me: Rank) -> None:
     """Behind what is queued there, without the caller; a stream that does not wait sees none."""
     data, early, late = torch.zeros(1000, device="fake"), pinned(5), pinned(5)
     side, other = stream(), stream()
     source = pinned(1)
     torch.accelerator.synchronize()
-    with communicator() as comm:
+    with me.communicator() as comm:
         with accelerator.delay(DELAY_S), side:
             data.copy_(source, non_blocking=True)
             number = TYPES[torch.float32]
@@ -272,33 +294,40 @@ def work_is_on_the_stream() -> None:
         assert all_are(late, SIZE)
 
 
-def a_non_blocking_communicator() -> None:
+@case
+def a_non_blocking_communicator(me: Rank) -> None:
     config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, 21903, 0)
     comm = Comm()
     begun = call(
-        "ncclCommInitRankConfig", ctypes.byref(comm), SIZE, unique(), RANK, ctypes.byref(config)
+        "ncclCommInitRankConfig",
+        ctypes.byref(comm),
+        SIZE,
+        me.unique(),
+        me.rank,
+        ctypes.byref(config),
     )
     assert begun == IN_PROGRESS
     until(lambda: state(comm) == SUCCESS)
-    data, heard = torch.full((3,), 1.0 + RANK, device="fake"), torch.zeros(3, device="fake")
+    data, heard = torch.full((3,), 1.0 + me.rank, device="fake"), torch.zeros(3, device="fake")
     torch.accelerator.synchronize()
     for expected in (IN_PROGRESS, SUCCESS):
-        with group(expected):
-            sends("ncclSend", data, comm)
-            sends("ncclRecv", heard, comm)
+        with one_group(expected):
+            sends("ncclSend", data, me.peer, comm)
+            sends("ncclRecv", heard, me.peer, comm)
         until(lambda: state(comm) == SUCCESS)
-        assert all_are(heard.cpu(), 1.0 + PEER)
+        assert all_are(heard.cpu(), 1.0 + me.peer)
     assert call("ncclCommFinalize", comm) == IN_PROGRESS
     until(lambda: state(comm) == SUCCESS)
     do("ncclCommDestroy", comm)
     assert call("ncclCommDestroy", comm) == INVALID_ARGUMENT
 
 
-def an_abort_frees_a_rank_that_waits() -> None:
+@case
+def an_abort_frees_a_rank_that_waits(me: Rank) -> None:
     """Rank 1 takes no part; the work of rank 0, and what is queued behind it, then ends."""
     comm = Comm()
-    do("ncclCommInitRank", ctypes.byref(comm), SIZE, unique(), RANK)
-    if RANK == 0:
+    do("ncclCommInitRank", ctypes.byref(comm), SIZE, me.unique(), me.rank)
+    if me.rank == 0:
         side = stream()
         data = torch.ones(1000, device="fake")
         torch.accelerator.synchronize()
@@ -316,11 +345,12 @@ def an_abort_frees_a_rank_that_waits() -> None:
         do("ncclCommAbort", comm)
 
 
-def an_abort_frees_a_rank_that_is_alone() -> None:
+@case
+def an_abort_frees_a_rank_that_is_alone(me: Rank) -> None:
     """Only rank 0 comes, without blocking."""
     config = Config(ctypes.sizeof(Config), 0xCAFEBEEF, 21903, 0)
-    comm, meeting = Comm(), unique()
-    if RANK == 0:
+    comm, meeting = Comm(), me.unique()
+    if me.rank == 0:
         begun = call(
             "ncclCommInitRankConfig", ctypes.byref(comm), SIZE, meeting, 0, ctypes.byref(config)
         )
@@ -334,12 +364,13 @@ def an_abort_frees_a_rank_that_is_alone() -> None:
         do("ncclCommAbort", comm)
 
 
-def a_wrong_length_is_an_error() -> None:
+@case
+def a_wrong_length_is_an_error(me: Rank) -> None:
     comm = Comm()
-    do("ncclCommInitRank", ctypes.byref(comm), SIZE, unique(), RANK)
-    data = torch.zeros(3 + RANK, device="fake")
-    sends("ncclSend" if RANK == 0 else "ncclRecv", data, comm)
-    if RANK == 0:
+    do("ncclCommInitRank", ctypes.byref(comm), SIZE, me.unique(), me.rank)
+    data = torch.zeros(3 + me.rank, device="fake")
+    sends("ncclSend" if me.rank == 0 else "ncclRecv", data, me.peer, comm)
+    if me.rank == 0:
         torch.accelerator.synchronize()
     else:
         until(lambda: state(comm) == INVALID_USAGE)
@@ -348,7 +379,8 @@ def a_wrong_length_is_an_error() -> None:
     torch.accelerator.synchronize()
 
 
-def calls_are_counted_and_named() -> None:
+@case
+def calls_are_counted_and_named(me: Rank) -> None:
     def calls() -> int:
         return int(nccl().fakenccl_calls(b"ncclGetVersion"))
 
@@ -361,7 +393,7 @@ def calls_are_counted_and_named() -> None:
     assert nccl().ncclGetErrorString(SUCCESS) == b"no error"
     assert nccl().ncclGetErrorString(99) == b"unknown result code"
     assert call("ncclGroupEnd") == INVALID_USAGE
-    with communicator() as comm:
+    with me.communicator() as comm:
         size = ctypes.c_int()
         do("ncclCommCount", comm, ctypes.byref(size))
         assert size.value == SIZE
@@ -369,22 +401,3 @@ def calls_are_counted_and_named() -> None:
         now = torch.accelerator.current_stream()
         wrong = call("ncclAllReduce", data, data, ctypes.c_size_t(3), 12, SUM, comm, now)
         assert wrong == INVALID_ARGUMENT
-
-
-CASES = (
-    every_type_and_reduction,
-    the_other_collectives,
-    a_scaled_sum,
-    both_directions_in_one_group,
-    a_group_of_two_communicators_and_two_streams,
-    work_is_on_the_stream,
-    a_non_blocking_communicator,
-    an_abort_frees_a_rank_that_waits,
-    an_abort_frees_a_rank_that_is_alone,
-    a_wrong_length_is_an_error,
-    calls_are_counted_and_named,
-)
-
-if __name__ == "__main__":
-    accelerator.install()
-    print(play(CASES))

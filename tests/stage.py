@@ -76,6 +76,12 @@ class Module(Protocol):
         """The group for the case with that number; on leaving it is closed, or aborted."""
 
 
+def of_several(case: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Marks a case in which a rank alone would do nothing: worlds.played() leaves it out there."""
+    vars(case)["of_several"] = True
+    return case
+
+
 def play(job: Job, rank: int) -> None:
     """Plays the job's cases as this rank."""
     if job.kind.startswith("cluster"):

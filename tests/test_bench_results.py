@@ -1,4 +1,4 @@
-"""bench/results.py: medians over runs, the page, and verdicts about targets."""
+"""The pages of bench/: medians over runs, verdicts about targets, and what was compared."""
 
 from __future__ import annotations
 
@@ -107,3 +107,27 @@ def test_the_line_between_hosts(
     assert (line.met, line.measured) == (met, measured)
     assert found["2 hosts, 64 MiB: ≥ the better MPI"].met is False
     assert found["barrier: ≤ 2 µs through Communicator"].met is None
+
+
+def test_losses_that_were_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(BENCH))
+    same_bits = importlib.import_module("training_report").same_bits
+    training = importlib.import_module("training_runs")
+
+    def run(way: str, steps: int, losses: list[float]) -> Any:
+        return training.Run(training.Key("gpt", way, "1gbit", 0, steps), losses)
+
+    short, least = training.TIMED_STEPS, [0.5] * training.TIMED_STEPS
+    whole = run("float32", 2 * short, [0.5] * (2 * short))
+    assert same_bits([whole]) == "no short runs, whose losses could be compared"
+    alone = run("bf16", short, least)
+    words = "**not compared**, as there is no such run to the end: gpt, bf16, 1gbit, seed 0, "
+    assert same_bits([alone, whole]).startswith(words)
+    like = run("gloo", short, least)  # stands for float32
+    assert same_bits([like, whole]).endswith("in every step, bit for bit (1 compared)")
+    unlike = run("float32", short, [*least[1:], 0.25])
+    said = same_bits([alone, like, unlike, whole])
+    assert said.startswith("**other losses** than in the run to the end: gpt, float32, 1gbit")
+    assert "bit for bit (1 compared)" in said
+    assert f". {words}" in said

@@ -1,30 +1,25 @@
-"""NCCL for accelerator tensors, on the test accelerator and a library that has NCCL's interface.
-
-Ranks are processes; each plays all cases in one launch, every case with groups of its own.
-"""
+"""NCCL for accelerator tensors, on the test accelerator and a library that has NCCL's interface."""
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import accelerator
 import nccl_cases
+from conftest import Outcome
 from quoit import nccl
 from quoit._build import compiler
+from worlds import World, played
 
 _HERE = Path(__file__).resolve().parent
-_LAUNCH_S = 150.0
 
 # The default run has these with three ranks, too.
-DIFFER_ON_THREE = (
+DIFFER_ON_THREE = {
     "sums_and_others_of_every_dtype",
     "reduce_scatter_in_all_its_forms",
     "moves_every_dtype",
@@ -34,73 +29,24 @@ DIFFER_ON_THREE = (
     "the_first_calls_may_cross",
     "many_calls_of_all_kinds",
     "a_rank_that_stops_coming_is_named_on_all",
-)
-
-Outcomes = Callable[[int], dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What went wrong in each selected case with so many ranks; nothing where all went right."""
-    asked: dict[int, list[str]] = {}
-    for item in request.session.items:
-        if isinstance(item, pytest.Function) and item.originalname == "test_nccl":
-            asked.setdefault(item.callspec.params["size"], []).append(item.callspec.params["case"])
-
-    @functools.cache
-    def play(size: int) -> dict[str, str]:
-        accelerator.build()
-        cases = asked[size]
-        folder = tmp_path_factory.mktemp(f"nccl{size}")
-        environ = os.environ | {"QUOIT_NCCL": str(accelerator.NCCL_LIBRARY), "OMP_NUM_THREADS": "1"}
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, _HERE / "nccl_rank.py", folder, str(rank), str(size), *cases],
-                env=environ,
-                cwd=_HERE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(size)
-        ]
-        printed = []
-        for process in ranks:
-            try:
-                printed.append(process.communicate(timeout=_LAUNCH_S)[0])
-            except subprocess.TimeoutExpired:
-                process.kill()
-                printed.append(process.communicate()[0])
-        said = [_read(folder / f"{rank}.json") for rank in range(size)]
-        return {
-            name: "".join(
-                f"rank {rank}: {said[rank].get(name, f'did not end: {printed[rank]}')}\n"
-                for rank in range(size)
-                if said[rank].get(name, "missing")
-            )
-            for name in cases
-        }
-
-    return play
-
-
-def _read(file: Path) -> dict[str, str]:
-    said: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-    return said
+}
+assert nccl_cases.CASES.keys() >= DIFFER_ON_THREE
 
 
 @pytest.mark.parametrize(
-    ("case", "size"),
+    ("world", "case"),
     [
-        pytest.param(
-            case, size, marks=[pytest.mark.slow] * (size > 2 and case not in DIFFER_ON_THREE)
-        )
-        for case in nccl_cases.CASES
-        for size in (2, 3)
+        *played(nccl_cases, [World("processes", "aa")]),
+        *played(
+            nccl_cases,
+            [World("processes", "aaa")],
+            slow_cases=nccl_cases.CASES.keys() - DIFFER_ON_THREE,
+        ),
     ],
 )
-def test_nccl(case: str, size: int, outcomes: Outcomes) -> None:
-    if wrong := outcomes(size)[case]:
+def test_nccl(world: World, case: str, outcome: Outcome) -> None:
+    accelerator.build()  # which may take longer than a launch
+    if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)
 
 
@@ -158,8 +104,13 @@ def test_wheels_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert str(file) in nccl.libraries()
 
 
-def test_off_is_off() -> None:
+def test_who_asks_for_nccl() -> None:
     assert nccl.wanted(True, {})
     assert not nccl.wanted(False, {})
     assert nccl.wanted(False, {"QUOIT_NCCL": "/lib/libxccl.so"})
+    assert nccl.wanted(False, {"QUOIT_NCCL": "off"})  # says that it has none
+
+
+def test_devices_have_identities() -> None:
+    assert nccl.device_identity("fake", 1) == nccl.device_identity("fake", 1)
     assert nccl.device_identity("fake", 1) != nccl.device_identity("fake", 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 import torch_device_cases
+import torch_device_training_cases
 import torch_nccl_cases
 from conftest import Outcome
 from worlds import World, played
@@ -26,9 +27,18 @@ SLOW_WORLDS = [
     ("world", "case"),
     [
         *played(torch_device_cases, WORLDS, SLOW_WORLDS),
-        *played(torch_nccl_cases, [World("processes", "aaa")], [World("mpich", "ab")]),
+        *played(torch_device_training_cases, WORLDS, SLOW_WORLDS),
     ],
 )
 def test_torch_device(world: World, case: str, outcome: Outcome) -> None:
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
+
+
+@pytest.mark.parametrize(
+    ("world", "case"),
+    played(torch_nccl_cases, [World("processes", "aaa")], [World("mpich", "ab")]),
+)
+def test_torch_nccl(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)

@@ -8,26 +8,22 @@ a whole, but for what a user waits for.
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 import accelerator
 import quoit
 import tested_device
 import torch_cases
-from stage import Job
+from stage import Job, of_several
 from torch_cases import Case
 
 CASES: dict[str, Case] = {}
@@ -169,6 +165,7 @@ def not_contiguous(pg: Any) -> None:
 
 
 @case
+@of_several
 def messages(pg: Any) -> None:
     me, size = dist.get_rank(pg), dist.get_world_size(pg)
     to, source = (me + 1) % size, (me - 1) % size
@@ -180,9 +177,12 @@ def messages(pg: Any) -> None:
             check(into, mine(count, source))
             sent.wait()
     if me == 0:
-        into = on_device(torch.zeros(5))
-        heard = {dist.recv(into, group=pg) for _ in range(size - 1)}
-        assert len(heard) == size - 1
+        heard = []
+        for _ in range(size - 1):
+            into = on_device(torch.zeros(5))
+            heard.append(dist.recv(into, group=pg))
+            check(into, mine(5, heard[-1]))
+        assert sorted(heard) == list(range(1, size))
     else:
         dist.send(on_device(mine(5, me)), group_dst=0, group=pg)
 
@@ -194,7 +194,7 @@ def order_of_streams(pg: Any) -> None:
     for count in (1000, (5 << 20) + 1):
         source = mine(count, me).pin_memory()
         side = torch.Stream(tested_device.NAME)
-        with tested_device.delay(SLOW_S), side:
+        with side, tested_device.delay(SLOW_S):
             tensor = torch.empty(count, device=tested_device.NAME)
             tensor.copy_(source, non_blocking=True)  # not there yet when the call is made
             work = dist.all_reduce(tensor, group=pg, async_op=True)
@@ -240,16 +240,19 @@ def several_in_flight(pg: Any) -> None:
     me, size = dist.get_rank(pg), dist.get_world_size(pg)
     tensors = [on_device(mine(20_000 * (i + 1), me + i)) for i in range(6)]
     works = [dist.all_reduce(t, group=pg, async_op=True) for t in tensors]
-    into = on_device(torch.zeros(30))
-    message = dist.irecv(into, group_src=(me - 1) % size, group=pg)
-    sent = dist.isend(on_device(mine(30, me)), group_dst=(me + 1) % size, group=pg)
+    side = torch.Stream(tested_device.NAME)
+    with side:
+        into = on_device(torch.zeros(30))
+        message = dist.irecv(into, group_src=(me - 1) % size, group=pg)
+        sent = dist.isend(on_device(mine(30, me)), group_dst=(me + 1) % size, group=pg)
     for i in (5, 0, 3, 1, 4, 2):
         works[i].wait()
         wanted = torch.stack([mine(20_000 * (i + 1), r + i) for r in ranks(pg)]).sum(0)
         check(tensors[i], wanted)
-    message.wait()
-    sent.wait()
-    check(into, mine(30, (me - 1) % size))
+    with side:
+        message.wait()
+        sent.wait()
+        check(into, mine(30, (me - 1) % size))
 
 
 @case
@@ -270,87 +273,19 @@ def host_and_device_side_by_side(pg: Any) -> None:
     dist.barrier(group=pg)
 
 
-def _trained(wrap: Callable[[nn.Module], nn.Module], device: str, part: slice) -> list[Tensor]:
-    torch.manual_seed(7)
-    model = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 4))
-    model = wrap(model.to(device))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for step in range(5):
-        torch.manual_seed(step)
-        x, y = torch.randn(12, 20), torch.randn(12, 4)
-        loss = nn.functional.mse_loss(model(x[part].to(device)), y[part].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return [p.detach().cpu() for p in model.parameters()]
-
-
-def _my_part(pg: Any) -> slice:
-    each = 12 // dist.get_world_size(pg)
-    return slice(dist.get_rank(pg) * each, (dist.get_rank(pg) + 1) * each)
-
-
-@case
-def data_parallel_training(pg: Any) -> None:
-    alone = _trained(lambda model: model, "cpu", slice(0, 12))
-    for buckets in (25.0, 0.01):
-
-        def ddp(model: nn.Module, size: float = buckets) -> nn.Module:
-            return DistributedDataParallel(model, process_group=pg, bucket_cap_mb=size)
-
-        together = _trained(ddp, tested_device.NAME, _my_part(pg))
-        for one, other in zip(alone, together, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-@case
-def compressed_data_parallel_training(pg: Any) -> None:
-    def ddp(model: nn.Module) -> nn.Module:
-        parallel = DistributedDataParallel(model, process_group=pg)
-        quoit.compress(parallel, quoit.Int8())
-        return parallel
-
-    alone = _trained(lambda model: model, "cpu", slice(0, 12))
-    ours = _trained(ddp, tested_device.NAME, _my_part(pg))
-    for one, tensor in zip(alone, ours, strict=True):
-        torch.testing.assert_close(one, tensor, rtol=0.0, atol=2e-3)
-        others = [torch.empty_like(tensor) for _ in ranks(pg)]
-        dist.all_gather(others, tensor, group=pg)
-        assert all(torch.equal(other, tensor) for other in others)
-
-
 @case
 def compressed_all_reduce(pg: Any) -> None:
-    me = dist.get_rank(pg)
-    tensor = on_device(mine(100_000, me))
+    given = [torch.randn(100_000, generator=torch.Generator().manual_seed(r)) for r in ranks(pg)]
+    tensor = on_device(given[dist.get_rank(pg)])
     quoit.all_reduce(tensor, codec=quoit.Int8(), group=pg)
-    torch.testing.assert_close(tensor.cpu(), total(pg, 100_000), rtol=0.05, atol=1.0)
+    wrong = (tensor.cpu() - torch.stack(given).sum(0)).abs().max().item()
+    assert wrong < 0.2
+    assert wrong > 1e-3 or dist.get_world_size(pg) == 1, "nothing was compressed"
 
 
 @case
-def pipeline(pg: Any) -> None:
-    """torch's own, of a stage for each rank."""
-    me, size = dist.get_rank(pg), dist.get_world_size(pg)
-    torch.manual_seed(3)
-    layers = [nn.Linear(30, 30) for _ in range(size)]
-    alone = nn.Sequential(*copy.deepcopy(layers))
-    device = torch.device(tested_device.NAME, 0)
-    mine_ = layers[me].to(device)
-    stage = PipelineStage(mine_, me, size, device, group=pg)
-    schedule = Schedule1F1B(stage, n_microbatches=4, loss_fn=nn.MSELoss())
-    x, target = torch.randn(8, 30), torch.randn(8, 30)
-    inputs = (on_device(x),) if me == 0 else ()
-    schedule.step(*inputs, **({"target": on_device(target)} if me == size - 1 else {}))
-    nn.MSELoss()(alone(x), target).backward()
-    for one, other in zip(mine_.parameters(), alone[me].parameters(), strict=True):
-        assert one.grad is not None
-        torch.testing.assert_close(one.grad.cpu(), other.grad, rtol=1e-4, atol=1e-6)
-
-
-@case
+@of_several
 def ranks_that_differ_in_device(pg: Any) -> None:
-    if dist.get_world_size(pg) == 1:
-        return
     values = mine(100, dist.get_rank(pg))
     tensor = on_device(values) if dist.get_rank(pg) == 0 else values
     with pytest.raises((ValueError, dist.DistBackendError), match="on an accelerator"):
@@ -387,28 +322,3 @@ def device_that_does_not_come(pg: Any) -> None:
         with pytest.raises(dist.DistBackendError, match=r"accelerator|gave up|timed out"):
             dist.all_reduce(tensor, group=pg)
         assert time.monotonic() - begun < 1.9
-
-
-@case
-def sharded_training(pg: Any) -> None:
-    if dist.get_world_size(pg) == 1:
-        return
-    mesh = dist.DeviceMesh.from_group(pg, tested_device.NAME)
-    alone = _trained(lambda model: model, "cpu", slice(0, 12))
-    torch.manual_seed(7)
-    model = nn.Sequential(nn.Linear(20, 300), nn.ReLU(), nn.Linear(300, 4)).to(tested_device.NAME)
-    sharded = copy.deepcopy(model)
-    for layer in sharded:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
-    optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
-    for step in range(5):
-        torch.manual_seed(step)
-        x, y = torch.randn(12, 20), torch.randn(12, 4)
-        part = _my_part(pg)
-        loss = nn.functional.mse_loss(sharded(on_device(x[part])), on_device(y[part]))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for one, other in zip(alone, sharded.parameters(), strict=True):
-        torch.testing.assert_close(one, other.full_tensor().cpu(), rtol=1e-4, atol=1e-5)

@@ -38,6 +38,7 @@ _STAGE = str(Path(stage.__file__))
 _CLUSTER = str(Path(__file__).with_name("cluster_launch.py"))
 _GRACE_S = 5.0  # for a launch whose time is over, and for processes that are about to end
 _MARK = "QUOIT_TEST_LAUNCH"
+_WITHOUT_TORCH = {"cases"}  # modules whose ranks can do without it
 _LAUNCHERS = {
     "processes": "-m quoit.cli run -n {size}",
     "torchrun": "-m torch.distributed.run --standalone --nproc-per-node {size}",
@@ -87,7 +88,10 @@ def played(
     slow_worlds: Sequence[World] = (),
     slow_cases: Collection[str] = (),
 ) -> list[ParameterSet]:
-    """Parameters of a test, (world, "MODULE.CASE"): all module.CASES in all worlds."""
+    """Parameters of a test, (world, "MODULE.CASE"): all module.CASES in all worlds.
+
+    But for what is @of_several ranks in worlds of one.
+    """
     return [
         pytest.param(
             world,
@@ -99,7 +103,8 @@ def played(
             ],
         )
         for world in (*worlds, *slow_worlds)
-        for name in module.CASES
+        for name, case in module.CASES.items()
+        if world.size > 1 or "of_several" not in vars(case)
     ]
 
 
@@ -141,7 +146,7 @@ def run_launched(
     """
     job = stage.Job(
         module=module,
-        torch=module.startswith("torch_"),
+        torch=module not in _WITHOUT_TORCH,
         kind=world.kind,
         hosts=world.hosts,
         algorithm=world.algorithm,
