@@ -258,14 +258,11 @@ Task reduce_scatter_rounds(Board& board, Call call, std::vector<View> in, View o
 Task all_gather_rounds(Board& board, Call call, View in, std::vector<View> outs) {
   const int me = board.rank();
   const std::size_t span = Board::kSlot / size_of(in.dtype);
-  const View own = outs[static_cast<std::size_t>(me)];
   Sources sources(board, in.data, in.bytes());
   const BulkCopy copy = copy_for(board, in.bytes() + bytes_of(outs));
   const auto write = [&](std::size_t k, Board::Round round) {
     if (k == 0) sources.announce();
     if (!sources.mine_in_place()) put_window(board, round, in, k, span);
-    const View part = window(in, k, span);  // in cache now
-    copy(part.data, window(own, k, span).data, part.bytes());
   };
   const auto read = [&](std::size_t k, Board::Round round) {
     if (k == 0) sources.learn(round);
@@ -276,6 +273,7 @@ Task all_gather_rounds(Board& board, Call call, View in, std::vector<View> outs)
       copy(there ? there : board.payload(r, round, Board::kSlot), part.data, part.bytes());
     }
   };
+  copy(in.data, outs[static_cast<std::size_t>(me)].data, in.bytes());
   co_await run_rounds(board, call, rounds_for(longest(outs), span), write, read);
   co_await sources.finish(call);
 }

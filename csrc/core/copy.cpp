@@ -62,7 +62,7 @@ void copy_bytes(const std::byte* from, std::byte* to, std::size_t bytes) {
 }
 
 void stream_bytes(const std::byte* from, std::byte* to, std::size_t bytes) {
-  if (bytes <= kShort) return copy_bytes(from, to, bytes);
+  if (bytes <= kShort || from == to) return copy_bytes(from, to, bytes);
   copy_long<true>(from, to, bytes);
   _mm_sfence();  // such stores are not ordered with the flag that is published next
 }
