@@ -13,7 +13,7 @@ import pytest
 import device_array_cases
 import fake_cuda
 from conftest import Outcome
-from quoit import Communicator, UnavailableError
+from quoit import Communicator, UnavailableError, _core
 from worlds import World, played
 
 WORLDS = [World("processes", "aa"), World("processes", "aab", transport="tcp")]
@@ -50,6 +50,31 @@ def test_without_a_driver_an_array_of_a_device_is_refused(
     total = np.ones(3)
     alone.all_reduce(total)
     assert total.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("version", [None, (1, 0)])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_capsules_are_read_as_libraries_make_them(
+    library: str, version: tuple[int, int] | None
+) -> None:
+    if version and tuple(map(int, np.__version__.split(".")[:2])) < (2, 1):
+        pytest.skip("this NumPy gives no version")
+    array: Any = np.arange(24, dtype=np.int16).reshape(4, 6)[1:, ::2]
+    if library == "torch":
+        array = pytest.importorskip("torch").arange(24).short().view(4, 6)[1:, ::2]
+    capsule = array.__dlpack__(max_version=version)
+    address, code, bits, lanes, shape, strides, writable = _core.dlpack_tensor(capsule)
+    data = array.data_ptr() if library == "torch" else array.ctypes.data
+    assert (address, code, bits, lanes, writable) == (data, 0, 16, 1, True)
+    assert (shape, strides) == ([3, 3], [6, 2])
+
+
+def test_a_capsule_says_that_it_is_read_only() -> None:
+    fixed = np.arange(3)
+    fixed.flags.writeable = False
+    if not hasattr(np, "from_dlpack") or tuple(map(int, np.__version__.split(".")[:2])) < (2, 1):
+        pytest.skip("this NumPy does not tell")
+    assert _core.dlpack_tensor(fixed.__dlpack__(max_version=(1, 0)))[-1] is False
 
 
 def test_a_driver_without_a_device_says_so() -> None:
