@@ -38,7 +38,9 @@ def test_the_header_agrees(wrong: str, right: str, words: str, tmp_path: Path) -
     header = (ROOT / "csrc/transport/cuda_abi.h").read_text()
     assert wrong in header
     (tmp_path / "transport").mkdir()
-    (tmp_path / "transport/cuda_abi.h").write_text(header.replace(wrong, right) if wrong else header)
+    (tmp_path / "transport/cuda_abi.h").write_text(
+        header.replace(wrong, right) if wrong else header
+    )
     program, folders = tmp_path / "check", ("-I", str(tmp_path), "-I", str(_include()))
     command = [*compiler(), "-std=c++20", *folders, str(ROOT / "tests/cuda_abi_check.cpp")]
     built = subprocess.run(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,9 @@ import pytest
 import device_array_cases
 import fake_cuda
 from conftest import Outcome
+from device_array_cases import COUNTS, mine
 from quoit import Communicator, UnavailableError, _core
+from test_collectives import on_all
 from worlds import World, played
 
 WORLDS = [World("processes", "aa"), World("processes", "aab", transport="tcp")]
@@ -103,3 +107,52 @@ print(array.get())
     said, result = done.stdout.splitlines()
     assert "cannot be used: CUDA_ERROR_NO_DEVICE (no CUDA-capable device is detected)" in said
     assert result == "[1. 1. 1.]"
+
+
+@pytest.mark.skipif(
+    os.environ.get("QUOIT_TEST_DEVICE") != "cuda", reason="needs a GPU: make test-cuda"
+)
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_on_a_gpu(library: str) -> None:
+    """What the stand-in cannot tell: that the driver and the libraries are as it has them."""
+    there: Any = pytest.importorskip(library)
+    group = Communicator.threads("aa", timeout=60)
+
+    def body(comm: Any) -> None:
+        for count in COUNTS:
+            numbers = np.stack([mine(count, rank) for rank in range(comm.size)])
+            with _on_a_stream(there):
+                array = _on_the_gpu(there, numbers[comm.rank])
+                comm.all_reduce(array)
+                array *= 2
+                out = _on_the_gpu(there, np.zeros_like(numbers[0]))
+                comm.broadcast(array, 0, async_op=True).wait()
+                comm.all_reduce(array, "MAX", out=out)
+                result = out.cpu().numpy() if library == "torch" else out.get()
+            np.testing.assert_array_equal(result, 2 * numbers.sum(0))
+        if library == "torch":
+            narrow = _on_the_gpu(there, numbers[comm.rank, :1000]).bfloat16()
+            comm.all_reduce(narrow)
+            wanted = numbers[:, :1000].sum(0)
+            np.testing.assert_array_equal(narrow.float().cpu().numpy(), wanted)
+
+    on_all(group, body)
+    for comm in group:
+        comm.close()
+
+
+def _on_a_stream(library: Any) -> contextlib.AbstractContextManager[object]:
+    """One of its own, on which something takes its time."""
+    stack = contextlib.ExitStack()
+    if library.__name__ == "torch":
+        stack.enter_context(library.cuda.stream(library.cuda.Stream()))
+        library.cuda._sleep(100_000_000)
+    else:
+        stack.enter_context(library.cuda.Stream(non_blocking=True))
+    return stack
+
+
+def _on_the_gpu(library: Any, values: Any) -> Any:
+    if library.__name__ == "torch":
+        return library.from_numpy(values).cuda(non_blocking=True)
+    return library.asarray(values)
