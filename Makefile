@@ -4,7 +4,8 @@
 #   make lint        all static checks; tidy: clang-tidy; format: rewrite to the house style
 #   make sanitize    the C++ tests under the thread, address and undefined-behaviour sanitizers
 #   make bench       Quoit beside its peers
-#   make test-cuda   the CUDA kernels beside their CPU twins, tensors and arrays; bench-cuda: what they take. Both need a GPU
+#   make test-cuda   on a GPU: the CUDA kernels beside their CPU twins, tensors and arrays; bench-cuda: what
+#                    the kernels take
 #   make build       build and install into .venv;  make clean: remove what was built
 # PYTHON=python3.12 chooses the interpreter of a new .venv; CXX chooses the compiler.
 SHELL := /bin/bash

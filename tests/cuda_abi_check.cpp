@@ -39,8 +39,9 @@ struct Ours<CUevent> {
 template <class... Args>
 CudaCall<typename Ours<Args>::type...> ours(CUresult (*)(Args...));
 
-static_assert(kCudaSuccess == int{CUDA_SUCCESS} && kCudaNotReady == int{CUDA_ERROR_NOT_READY} &&
-              kCudaStreamCaptureImplicit == int{CUDA_ERROR_STREAM_CAPTURE_IMPLICIT});
+static_assert(CudaResult::Success == CudaResult{CUDA_SUCCESS} &&
+              CudaResult::NotReady == CudaResult{CUDA_ERROR_NOT_READY} &&
+              CudaResult::StreamCaptureImplicit == CudaResult{CUDA_ERROR_STREAM_CAPTURE_IMPLICIT});
 static_assert(kCudaStreamNonBlocking == CU_STREAM_NON_BLOCKING &&
               kCudaEventDisableTiming == CU_EVENT_DISABLE_TIMING &&
               kCudaMemHostAllocPortable == CU_MEMHOSTALLOC_PORTABLE);

@@ -11,6 +11,7 @@ import gc
 import sys
 import time
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -252,10 +253,8 @@ def by_dlpack(comm: Communicator) -> None:
     comm.barrier()
     deadline = time.monotonic() + cases.CASE_S
     while fake_cuda.exported():
-        # What nobody joined is let go with a later call.
-        of(comm).send(Cupy(mine(1, 0)), comm.rank)
-        of(comm).recv(zeros(1), comm.rank)
         assert time.monotonic() < deadline, "capsules were kept"
+        a_call_to_itself(comm)
 
 
 @case
@@ -312,23 +311,34 @@ def several_in_flight(comm: Communicator) -> None:
 @case
 def arrays_that_are_forgotten(comm: Communicator) -> None:
     """They live until the copies are over, also when nobody waits."""
-    count = (2 << 20) + 3
-    stream = new_stream()
-    for _ in range(3):
-        with delay(SLOW_S):
-            work = of(comm).all_reduce(Cupy(mine(count, comm.rank), stream), async_op=True)
-            while not work.done():
-                time.sleep(0.001)
-        del work  # while the last copy back is still to come
-        time.sleep(SLOW_S / 5)
-        other = Cupy(mine(count, 50), stream)  # where that one was, if it was freed too early
-        time.sleep(4 * SLOW_S)
-        check(other, mine(count, 50))
     with delay(SLOW_S / 5):
-        out = zeros(count, stream=stream)
-        work = of(comm).all_reduce(Cupy(mine(count, comm.rank), stream), out=out, async_op=True)
+        count = (2 << 20) + 3
+        out = zeros(count)
+        work = of(comm).all_reduce(Cupy(mine(count, comm.rank)), out=out, async_op=True)
+        gc.collect()
         work.wait()
         check(out, total(comm, count))
+    with delay(1.0):
+        array = Cupy(mine(1000, comm.rank))
+        work = of(comm).all_reduce(array, async_op=True)
+        kept = weakref.ref(array)
+        del array
+        while not work.done():
+            time.sleep(0.001)
+        del work  # while the copy back has a second to go
+        time.sleep(SLOW_S)
+        assert kept() is not None, "an array was let go although it is still to be written"
+    deadline = time.monotonic() + cases.CASE_S
+    while kept() is not None:
+        assert time.monotonic() < deadline, "an array was kept for good"
+        a_call_to_itself(comm)
+
+
+def a_call_to_itself(comm: Communicator) -> None:
+    """What nobody joined is let go with a later call, when the copies are over."""
+    sent = of(comm).send(Cupy(mine(1, 0)), comm.rank, async_op=True)
+    of(comm).recv(zeros(1), comm.rank)
+    sent.wait()
 
 
 @case

@@ -30,7 +30,7 @@ def _include() -> Path | None:
         ("", "", "20 of 20 functions, 0 differences\n"),
         ("cuEventDestroy_v2", "cuEventDestroy", "cuEventDestroy is cuEventDestroy_v2\n"),
         ("CudaCall<CudaEvent> event_query", "CudaCall<CudaStream> event_query", "static assertion"),
-        ("kCudaNotReady = 600", "kCudaNotReady = 601", "static assertion"),
+        ("NotReady = 600", "NotReady = 601", "static assertion"),
     ],
 )
 def test_the_header_agrees(wrong: str, right: str, words: str, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ CudaDevice& CudaDevice::holding(CudaAddress address) {
   int number = -1;
   const CudaResult result =
       driver.calls.pointer_get_attribute(&number, kCudaPointerDeviceOrdinal, address);
-  QUOIT_CHECK(result == kCudaSuccess && number >= 0, UsageError,
+  QUOIT_CHECK(result == CudaResult::Success && number >= 0, UsageError,
               "the array's memory is that of no CUDA device (", driver.words(result),
               "): pass one that was not freed");
   return numbered(number);
@@ -48,7 +48,7 @@ CudaDevice& CudaDevice::holding(CudaAddress address) {
 
 CudaDevice& CudaDevice::current() {
   int number = 0;
-  if (CudaDriver::load().calls.ctx_get_device(&number) != kCudaSuccess) number = 0;
+  if (CudaDriver::load().calls.ctx_get_device(&number) != CudaResult::Success) number = 0;
   return numbered(number);
 }
 
@@ -63,7 +63,7 @@ CudaDevice::CudaDevice(const CudaDriver& library, int ordinal) : driver(library)
 
 CudaDevice::Current::Current(const CudaDevice& device)
     : calls_(device.driver.calls),
-      pushed_(calls_.ctx_push_current(device.context_) == kCudaSuccess) {
+      pushed_(calls_.ctx_push_current(device.context_) == CudaResult::Success) {
   calls_.thread_exchange_stream_capture_mode(&mode_);
 }
 
@@ -96,7 +96,7 @@ CudaDevice::Slots::~Slots() {
 // Where the device has failed, nothing is used either.
 bool CudaDevice::Slots::idle() const {
   const auto over = [&](CudaEvent event) {
-    return device.driver.calls.event_query(event) != kCudaNotReady;
+    return device.driver.calls.event_query(event) != CudaResult::NotReady;
   };
   return std::all_of(arrived.begin(), arrived.end(), over) &&
          std::all_of(carried.begin(), carried.end(), over);
@@ -154,13 +154,13 @@ std::vector<CudaDevice::Left> CudaDevice::sweep() {
 bool CudaDevice::is_capturing(CudaStream stream) const {
   int status = kCudaCaptureStatusNone;
   const CudaResult result = driver.calls.stream_is_capturing(stream, &status);
-  return result == kCudaStreamCaptureImplicit || status != kCudaCaptureStatusNone;
+  return result == CudaResult::StreamCaptureImplicit || status != kCudaCaptureStatusNone;
 }
 
 bool CudaDevice::reached(CudaEvent event) const {
   const Current here(*this);
   const CudaResult result = driver.calls.event_query(event);
-  if (result == kCudaNotReady) return false;
+  if (result == CudaResult::NotReady) return false;
   driver.check(driver.calls.event_query.name(), result);
   return true;
 }

@@ -16,8 +16,8 @@ class StagingPipeline : public Staging {
   void join() final { follow(slot_of(pieces_ - 1)); }
 
  protected:
-  static constexpr std::size_t kSlots =
-      3;  // one is filled, one is on the wire, one is carried back
+  // One is filled, one is on the wire, one is carried back.
+  static constexpr std::size_t kSlots = 3;
 
   // One of the copies of a piece.
   struct Copy {
@@ -26,6 +26,7 @@ class StagingPipeline : public Staging {
     std::size_t bytes;
   };
 
+ private:
   // Page-locked memory for that many slots, one after another. What the caller has given the
   // accelerator to do so far comes before all copies to the host; copies back need not wait for it,
   // as none begins before the copies to the host into its slot were seen to be over.
@@ -46,7 +47,6 @@ class StagingPipeline : public Staging {
   // Where it cannot put everybody who uses the results behind them: whether they are over.
   virtual bool carried(std::size_t /*slot*/) { return true; }
 
- private:
   // A view of the call, and where in a slot its pieces lie.
   struct Place {
     View view;

@@ -4,13 +4,14 @@
 // uses.
 #include <cstddef>
 #include <functional>
+#include <utility>
 
 namespace quoit {
 
-enum CudaResult : int {
-  kCudaSuccess = 0,
-  kCudaNotReady = 600,               // of a query: not over yet
-  kCudaStreamCaptureImplicit = 906,  // the default stream, while another is captured
+enum class CudaResult : int {
+  Success = 0,
+  NotReady = 600,               // of a query: not over yet
+  StreamCaptureImplicit = 906,  // the default stream, while another is captured
 };
 
 using CudaContext = struct CudaContextOfDriver*;
@@ -47,7 +48,7 @@ class CudaCall {
 
 // Everything Quoit calls, named as in CUDA without the prefix.
 struct CudaCalls {
-  explicit CudaCalls(const CudaLookup& lookup) : find(lookup) {}
+  explicit CudaCalls(CudaLookup lookup) : find(std::move(lookup)) {}
 
   CudaLookup find;
 

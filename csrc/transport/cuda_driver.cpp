@@ -20,14 +20,14 @@ std::unique_ptr<CudaDriver> open_driver() {
       handle != nullptr, UnavailableError,
       "an array of a CUDA device, but no CUDA driver can be loaded (", why,
       "): install NVIDIA's driver, or set QUOIT_CUDA_DRIVER to the path of its libcuda.so.1");
-  auto driver = std::make_unique<CudaDriver>([&](const char* name) {
+  auto driver = std::make_unique<CudaDriver>([handle, path](const char* name) {
     void* const symbol = dlsym(handle, name);
     QUOIT_CHECK(symbol != nullptr, UnavailableError, "the CUDA driver ", path, " lacks ", name,
                 ": one for CUDA 10.1 or later is needed; install a newer one");
     return symbol;
   });
   const CudaResult result = driver->calls.init(0);
-  QUOIT_CHECK(result == kCudaSuccess, UnavailableError, "the CUDA driver ", path,
+  QUOIT_CHECK(result == CudaResult::Success, UnavailableError, "the CUDA driver ", path,
               " cannot be used: ", driver->words(result),
               ". `nvidia-smi` shows what it sees, and CUDA_VISIBLE_DEVICES may hide devices");
   if (log::debug()) log::write(text("CUDA driver from ", path));
@@ -47,7 +47,7 @@ const CudaDriver& CudaDriver::load() {
 
 void CudaDriver::check(const char* function, CudaResult result) const {
   QUOIT_CHECK(
-      result == kCudaSuccess, TransportError, "CUDA: ", function, " failed: ", words(result),
+      result == CudaResult::Success, TransportError, "CUDA: ", function, " failed: ", words(result),
       ". A kernel of the program that went wrong shows here, too: CUDA_LAUNCH_BLOCKING=1 or "
       "compute-sanitizer finds it");
 }

@@ -1,6 +1,7 @@
 #pragma once
 // libcuda, CUDA's driver, loaded at run time.
 #include <string>
+#include <utility>
 
 #include "core/error.h"
 #include "transport/cuda_abi.h"
@@ -13,7 +14,7 @@ class CudaDriver {
   // linker finds. Throws UnavailableError where there is none, or no device.
   static const CudaDriver& load();
 
-  explicit CudaDriver(const CudaLookup& find) : calls(find) {}
+  explicit CudaDriver(CudaLookup find) : calls(std::move(find)) {}
 
   // Calls one function and throws TransportError with CUDA's own words when it fails.
   template <class... Params, class... Args>

@@ -63,7 +63,8 @@ def _by_interface(
     address, read_only = interface["data"]
     shape = interface["shape"]
     _check_contiguous(array, shape, interface.get("strides"), dtype.itemsize)
-    return _described(array, address, str(dtype), shape, dtype.itemsize, stream, not read_only)
+    name = str(dtype)
+    return _described(array, address or 0, name, shape, dtype.itemsize, stream, not read_only)
 
 
 def _by_dlpack(array: Any, stream: int | None) -> _core.DeviceArray:
