@@ -4,7 +4,8 @@
 #   make lint        all static checks; tidy: clang-tidy; format: rewrite to the house style
 #   make sanitize    the C++ tests under the thread, address and undefined-behaviour sanitizers
 #   make bench       Quoit beside its peers
-#   make test-cuda   the CUDA kernels beside their CPU twins; bench-cuda: what they take. Both need a GPU
+#   make test-cuda   on a GPU: the CUDA kernels beside their CPU twins, tensors and arrays; bench-cuda: what
+#                    the kernels take
 #   make build       build and install into .venv;  make clean: remove what was built
 # PYTHON=python3.12 chooses the interpreter of a new .venv; CXX chooses the compiler.
 SHELL := /bin/bash
@@ -63,6 +64,7 @@ test-cuda: cuda $(STAMPS)/quoit $(STAMPS)/test
 	@$(CHECK) build/cuda/tests/test_cuda_kernels
 	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_torch_device.py \
 	  -m "slow or not slow" -k processes $(ARGS)
+	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_device_arrays.py -k gpu $(ARGS)
 
 bench-cuda: cuda
 	@$(BIN)/python bench/cuda_kernels.py

@@ -25,6 +25,8 @@ INTERNAL = {
     "reductions for … asked for": "only tests ask for an instruction set",
     "codecs for … asked for": "only tests ask for an instruction set",
     "codec '…' is not known": "the names come from quoit.codecs",
+    "staging: a view that its call has not told of": "the collectives tell of all",
+    "CUDA driver from ": "what QUOIT_LOG=debug tells",
     "fingerprint: a tensor that is not dense": "DistributedDataParallel's parameters are",
     "elements as a matrix of … x …: it needs": "quoit.compress gives them all",
     "compression: a tensor of … elements": "a tensor has as many as it has",

@@ -239,6 +239,8 @@ Task Communicator::in_pieces(std::shared_ptr<Staging> staging, std::size_t piece
     co_await make(Piece(*staging, i));
     staging->carry_back(i);
   }
+  Brought back(*staging, pieces, arrivals);
+  co_await back;
 }
 
 }  // namespace quoit

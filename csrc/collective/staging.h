@@ -25,7 +25,8 @@ class Staging {
   // each view shall be the i-th of `pieces` nearly equal parts. Begins to bring the first ones.
   virtual void begin(std::size_t pieces, const Touched& touched) = 0;
 
-  // Whether what piece i reads has come. Throws what the accelerator failed with.
+  // Whether what piece i reads has come; of the piece after the last, whether all that was written
+  // is where join() needs it. Throws what the accelerator failed with.
   virtual bool arrived(std::size_t i) = 0;
 
   // Where piece i of a view lies.
@@ -64,8 +65,8 @@ class Piece {
   std::size_t i_ = 0;
 };
 
-// Waits for what a piece reads. Nothing rings a bell then: `count` of those that wait is what the
-// group goes by.
+// Waits for what `arrived` tells of a piece. Nothing rings a bell then: `count` of those that wait
+// is what the group goes by.
 class Brought final : public Pollable {
  public:
   Brought(Staging& staging, std::size_t i, std::shared_ptr<int> count)
@@ -86,7 +87,7 @@ class Brought final : public Pollable {
   }
   [[nodiscard]] bool awaits(int /*rank*/) const override { return false; }
   [[nodiscard]] std::string awaited() const override {
-    return "this rank's accelerator, which has not come to what the call reads";
+    return "this rank's accelerator, which has not come to the copies of this call";
   }
   void result() const {
     if (error_) std::rethrow_exception(error_);

@@ -1,5 +1,5 @@
-// quoit._core: the runtime without torch. Buffers come as anything with the buffer protocol; the
-// Python side (quoit/communicator.py) turns arrays into them.
+// quoit._core: the runtime without torch. Arrays come as anything with the buffer protocol, or as
+// DeviceArrays; the Python side (quoit/communicator.py) makes them that.
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -10,17 +10,11 @@
 #include "python/arena.h"
 #include "python/costs.h"
 #include "python/kernels.h"
-#include "python/objects.h"
+#include "python/operands.h"
 #include "transport/mpi.h"
 
 namespace quoit {
 namespace {
-
-DType dtype_named(const std::string& name) {
-  for (int i = 0; i < kDTypes; ++i)
-    if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
-  throw UsageError(text("dtype '", name, "' is not known to quoit: convert the array to another"));
-}
 
 ReduceOp op_named(const std::string& name) {
   if (const auto op = op_called(name)) return *op;
@@ -28,54 +22,6 @@ ReduceOp op_named(const std::string& name) {
       text("reduce op '", name,
            "' is not known: choose SUM, AVG, PRODUCT, MIN, MAX, BAND, BOR, BXOR or PREMUL_SUM"));
 }
-
-// Buffers of one call, pinned until the operation is over; freed with the interpreter's lock held.
-class Pinned {
- public:
-  View view(const py::buffer& buffer, const std::string& dtype, bool writable) {
-    const DType type = dtype_named(dtype);
-    auto info = std::make_unique<py::buffer_info>(request(buffer, writable));
-    QUOIT_CHECK(PyBuffer_IsContiguous(info->view(), 'C') != 0, UsageError,
-                "the array is not contiguous: pass numpy.ascontiguousarray(array)");
-    const auto bytes = static_cast<std::size_t>(info->size * info->itemsize);
-    View view{static_cast<std::byte*>(info->ptr), bytes / size_of(type), type};
-    infos_.push_back(std::move(info));
-    return view;
-  }
-
-  std::vector<View> views(const std::vector<py::buffer>& buffers, const std::string& dtype,
-                          bool writable) {
-    std::vector<View> all;
-    for (const py::buffer& buffer : buffers) all.push_back(view(buffer, dtype, writable));
-    return all;
-  }
-
-  // Options that keep the buffers.
-  CallOptions options(bool background, double timeout) {
-    auto keep = std::shared_ptr<std::vector<std::unique_ptr<py::buffer_info>>>(
-        new std::vector<std::unique_ptr<py::buffer_info>>(std::move(infos_)),
-        [](std::vector<std::unique_ptr<py::buffer_info>>* infos) {
-          const py::gil_scoped_acquire gil;
-          delete infos;
-        });
-    return {Seconds(timeout),
-            background ? Engine::Mode::Background : Engine::Mode::Foreground,
-            std::move(keep),
-            {}};
-  }
-
- private:
-  static py::buffer_info request(const py::buffer& buffer, bool writable) {
-    try {
-      return buffer.request(writable);
-    } catch (const py::error_already_set& error) {
-      throw UsageError(text("the array cannot be used (", error.what(), "): pass ",
-                            writable ? "one that may be written to" : "one of numbers"));
-    }
-  }
-
-  std::vector<std::unique_ptr<py::buffer_info>> infos_;
-};
 
 // Ctrl-C reaches a thread that waits in here. Makes the engine, so not called at import: a process
 // that only imports quoit may still fork.
@@ -86,15 +32,15 @@ void watch_signals() {
   });
 }
 
-using Buffers = std::vector<py::buffer>;
+using Arrays = std::vector<py::object>;
 
 template <class Start>
-PyWork start(PyCommunicator& self, Pinned& pinned, bool background, double timeout,
+PyWork start(PyCommunicator& self, Operands& operands, bool background, double timeout,
              Start start_call) {
-  CallOptions options = pinned.options(background, timeout);
+  CallOptions options = operands.options(background, timeout);
   const py::gil_scoped_release unlocked;
   PyWork started{start_call(self.open(), std::move(options)), &self.open().engine(), self.engine};
-  if (!background) started.engine->wait(*started.work);
+  if (!background) started.wait({});
   return started;
 }
 
@@ -106,9 +52,7 @@ void bind_communicator(py::module_& m) {
       .def(
           "wait",
           [](const PyWork& self, double timeout) {
-            if (!self.work) return;
-            self.engine->wait(*self.work,
-                              timeout > 0 ? Deadline::after(Seconds(timeout)) : Deadline());
+            if (self.work) self.wait(timeout > 0 ? Deadline::after(Seconds(timeout)) : Deadline());
           },
           py::arg("timeout") = 0.0, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("source", [](const PyWork& self) {
@@ -135,116 +79,116 @@ void bind_communicator(py::module_& m) {
           },
           py::call_guard<py::gil_scoped_release>())
       .def("all_reduce",
-           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out,
+           [](PyCommunicator& self, const py::object& in, const py::object& out,
               const std::string& dtype, const std::string& op, double factor, bool background,
               double timeout) {
-             Pinned pinned;
-             const View from = pinned.view(in, dtype, false);
-             const View to = pinned.view(out, dtype, true);
+             Operands operands;
+             const View from = operands.view(in, dtype, false);
+             const View to = operands.view(out, dtype, true);
              const Reduction reduction{op_named(op), factor};
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.all_reduce(from, to, reduction, std::move(o));
              });
            })
       .def("compressed_all_reduce",
-           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype,
+           [](PyCommunicator& self, const py::object& data, const std::string& dtype,
               const std::string& op, const std::string& codec,
-              const std::optional<py::buffer>& residual, bool background, double timeout) {
-             Pinned pinned;
-             const View view = pinned.view(data, dtype, true);
+              const std::optional<py::object>& residual, bool background, double timeout) {
+             Operands operands;
+             const View view = operands.view(data, dtype, true);
              Part all{{0, view.count}, codec_named(codec)};
              if (residual)
                all.residual =
-                   reinterpret_cast<float*>(pinned.view(*residual, "float32", true).data);
+                   reinterpret_cast<float*>(operands.on_host(*residual, "float32", true).data);
              auto how = std::make_shared<const Compression>(std::vector<Part>{std::move(all)});
              const Reduction reduction{op_named(op)};
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.compressed_all_reduce(view, std::move(how), {}, reduction, std::move(o));
              });
            })
       .def("reduce",
-           [](PyCommunicator& self, const py::buffer& in, const py::buffer& out,
+           [](PyCommunicator& self, const py::object& in, const py::object& out,
               const std::string& dtype, const std::string& op, double factor, int root,
               bool background, double timeout) {
-             Pinned pinned;
-             const View from = pinned.view(in, dtype, false);
-             const View to = pinned.view(out, dtype, true);
+             Operands operands;
+             const View from = operands.view(in, dtype, false);
+             const View to = operands.view(out, dtype, true);
              const Reduction reduction{op_named(op), factor};
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.reduce(from, to, reduction, root, std::move(o));
              });
            })
       .def("broadcast",
-           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int root,
+           [](PyCommunicator& self, const py::object& data, const std::string& dtype, int root,
               bool background, double timeout) {
-             Pinned pinned;
-             const View view = pinned.view(data, dtype, true);
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             Operands operands;
+             const View view = operands.view(data, dtype, true);
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.broadcast(view, root, std::move(o));
              });
            })
       .def("reduce_scatter",
-           [](PyCommunicator& self, const Buffers& in, const py::buffer& out,
+           [](PyCommunicator& self, const Arrays& in, const py::object& out,
               const std::string& dtype, const std::string& op, double factor, bool background,
               double timeout) {
-             Pinned pinned;
-             auto from = pinned.views(in, dtype, false);
-             const View to = pinned.view(out, dtype, true);
+             Operands operands;
+             auto from = operands.views(in, dtype, false);
+             const View to = operands.view(out, dtype, true);
              const Reduction reduction{op_named(op), factor};
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.reduce_scatter(std::move(from), to, reduction, std::move(o));
              });
            })
       .def("all_gather",
-           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs,
+           [](PyCommunicator& self, const py::object& in, const Arrays& outs,
               const std::string& dtype, bool background, double timeout) {
-             Pinned pinned;
-             const View from = pinned.view(in, dtype, false);
-             auto to = pinned.views(outs, dtype, true);
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             Operands operands;
+             const View from = operands.view(in, dtype, false);
+             auto to = operands.views(outs, dtype, true);
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.all_gather(from, std::move(to), std::move(o));
              });
            })
       .def("all_to_all",
-           [](PyCommunicator& self, const Buffers& ins, const Buffers& outs,
-              const std::string& dtype, bool uneven, bool background, double timeout) {
-             Pinned pinned;
-             auto from = pinned.views(ins, dtype, false);
-             auto to = pinned.views(outs, dtype, true);
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+           [](PyCommunicator& self, const Arrays& ins, const Arrays& outs, const std::string& dtype,
+              bool uneven, bool background, double timeout) {
+             Operands operands;
+             auto from = operands.views(ins, dtype, false);
+             auto to = operands.views(outs, dtype, true);
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.all_to_all(std::move(from), std::move(to), uneven, std::move(o));
              });
            })
       .def("gather",
-           [](PyCommunicator& self, const py::buffer& in, const Buffers& outs,
+           [](PyCommunicator& self, const py::object& in, const Arrays& outs,
               const std::string& dtype, int root, bool background, double timeout) {
-             Pinned pinned;
-             const View from = pinned.view(in, dtype, false);
-             auto to = pinned.views(outs, dtype, true);
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             Operands operands;
+             const View from = operands.view(in, dtype, false);
+             auto to = operands.views(outs, dtype, true);
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.gather(from, std::move(to), root, std::move(o));
              });
            })
       .def("scatter",
-           [](PyCommunicator& self, const Buffers& ins, const py::buffer& out,
+           [](PyCommunicator& self, const Arrays& ins, const py::object& out,
               const std::string& dtype, int root, bool background, double timeout) {
-             Pinned pinned;
-             auto from = pinned.views(ins, dtype, false);
-             const View to = pinned.view(out, dtype, true);
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             Operands operands;
+             auto from = operands.views(ins, dtype, false);
+             const View to = operands.view(out, dtype, true);
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.scatter(std::move(from), to, root, std::move(o));
              });
            })
       .def("barrier",
            [](PyCommunicator& self, bool background, double timeout) {
-             Pinned pinned;
-             return start(self, pinned, background, timeout,
+             Operands operands;
+             return start(self, operands, background, timeout,
                           [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
            })
       .def("measure",
            [](PyCommunicator& self, int passes, bool background, double timeout) {
-             Pinned pinned;
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             Operands operands;
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.measure(passes, std::move(o));
              });
            })
@@ -254,19 +198,19 @@ void bind_communicator(py::module_& m) {
            })
       .def_property_readonly("costs", [](PyCommunicator& self) { return self.open().costs(); })
       .def("send",
-           [](PyCommunicator& self, const py::buffer& data, const std::string& dtype, int to,
+           [](PyCommunicator& self, const py::object& data, const std::string& dtype, int to,
               Tag tag, bool background, double timeout) {
-             Pinned pinned;
-             const View view = pinned.view(data, dtype, false);
-             return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+             Operands operands;
+             const View view = operands.view(data, dtype, false);
+             return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
                return c.send(view, to, tag, std::move(o));
              });
            })
-      .def("recv", [](PyCommunicator& self, const py::buffer& into, const std::string& dtype,
+      .def("recv", [](PyCommunicator& self, const py::object& into, const std::string& dtype,
                       int from, Tag tag, bool background, double timeout) {
-        Pinned pinned;
-        const View view = pinned.view(into, dtype, true);
-        return start(self, pinned, background, timeout, [&](Communicator& c, CallOptions o) {
+        Operands operands;
+        const View view = operands.view(into, dtype, true);
+        return start(self, operands, background, timeout, [&](Communicator& c, CallOptions o) {
           return c.recv(view, from, tag, std::move(o));
         });
       });
@@ -379,6 +323,7 @@ PYBIND11_MODULE(_core, m) {
   quoit::bind_errors(m);
   quoit::bind_communicator(m);
   quoit::bind_arena(m);
+  quoit::bind_device_arrays(m);
   quoit::bind_costs(m);
   quoit::bind_connect(m);
   quoit::bind_kernels(m);

@@ -26,6 +26,12 @@ struct PyWork {
   Engine* engine = nullptr;
   std::shared_ptr<Engine> keep;
   int source = kAnySource;
+
+  // Returns when it is over, and the results are in the order of the caller's streams.
+  void wait(Deadline deadline) const {
+    engine->wait(*work, deadline);
+    work->join();
+  }
 };
 
 // Makes quoit.Error and its kin.

@@ -5,15 +5,14 @@
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 
-#include <optional>
 #include <utility>
 #include <vector>
 
-#include "collective/staging.h"
+#include "collective/staging_pipeline.h"
 
 namespace quoit {
 
-class DeviceStaging final : public Staging {
+class DeviceStaging final : public StagingPipeline {
  public:
   explicit DeviceStaging(c10::Device device);
 
@@ -27,42 +26,26 @@ class DeviceStaging final : public Staging {
     copies_back_.emplace_back(to, from);
   }
 
-  void begin(std::size_t pieces, const Touched& touched) override;
-  bool arrived(std::size_t i) override;
-  [[nodiscard]] View at(std::size_t i, const View& view) const override;
-  void carry_back(std::size_t i) override;
-  void join() override;
-
  private:
-  // A view of the call, and where in a slot its pieces lie.
-  struct Place {
-    View view;
-    bool read;
-    bool written;
-    std::size_t offset;
-  };
-
-  // Memory for one piece, and how far the copies have come that use it.
+  // How far the copies have come that use a slot.
   struct Slot {
     c10::Event arrived;
     c10::Event carried;
   };
 
-  void place(const View& view, bool read, bool written);
-  void bring(std::size_t i);
-  void copy(std::size_t i, const Place& place, bool to_host) const;
-  [[nodiscard]] std::size_t offset_of(std::size_t i, const Place& place) const {
-    return i % slots_.size() * slot_bytes_ + place.offset;
-  }
+  std::byte* open(std::size_t slots, std::size_t slot_bytes) override;
+  void bring(std::size_t slot, const std::vector<Copy>& copies) override;
+  bool brought(std::size_t slot) override { return slots_[slot].arrived.query(); }
+  void carry(std::size_t slot, const std::vector<Copy>& copies, bool last) override;
+  void follow(std::size_t slot) override;
+  [[nodiscard]] at::Tensor on_host(const Copy& copy) const;
+  [[nodiscard]] at::Tensor on_device(const Copy& copy) const;
 
   const c10::Device device_;
   const c10::Stream in_;   // what copies to the host go on
   const c10::Stream out_;  // and those back
   std::vector<at::Tensor> tensors_;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;
-  std::vector<Place> places_;
-  std::size_t pieces_ = 0;
-  std::size_t slot_bytes_ = 0;
   at::Tensor host_;  // bytes of all slots
   std::vector<Slot> slots_;
 };

@@ -29,6 +29,23 @@ class Memory:
 
     def __buffer__(self, flags: int) -> memoryview: ...
 
+class DeviceArray:
+    """Contiguous memory of a CUDA device, for one call; see quoit.device_arrays."""
+
+    dtype: str
+    size: int
+    def __init__(
+        self,
+        *,
+        owner: Any,
+        data: int,
+        dtype: str,
+        size: int,
+        bytes: int,
+        stream: int | None,
+        writable: bool,
+    ) -> None: ...
+
 class Costs:
     """Seconds, and seconds per byte, of the model in csrc/collective/cost.h."""
 
@@ -100,8 +117,12 @@ def reachable(found: Sequence[tuple[str, str]], chosen: str) -> list[tuple[str, 
 def isa() -> str: ...
 def isas() -> list[str]: ...
 def cuda_built() -> str: ...
+def cuda_copy_stream(device: int) -> int: ...
 def cuda_devices() -> tuple[list[str], str]: ...
 def require_cuda() -> None: ...
+def dlpack_tensor(
+    capsule: Any,
+) -> tuple[int, int, int, int, list[int], list[int] | None, bool]: ...
 def copy(from_: Any, to: Any, stream: bool = False) -> None: ...
 def sum(ins: Sequence[Any], out: Any, dtype: str, isa: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The collectives on NumPy arrays, without torch."""
+"""The collectives on arrays of NumPy and its like, without torch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ ANY_SOURCE = -1
 
 
 class Communicator:
-    """A group of ranks that communicate arrays in the memory of the CPU.
+    """A group of ranks that communicate arrays in the memory of the CPU or of a CUDA device.
 
-    Every method takes C-contiguous arrays of one dtype, of NumPy or of any library that speaks
-    DLPack (torch, CuPy, JAX, TensorFlow), and works in place where it says so. Arrays of JAX and
-    TensorFlow do not change: they can be sent, and received into arrays of others. With
-    ``async_op=True`` it returns a :class:`Work` at once; otherwise it returns when this rank's part
-    is done. All ranks make the same calls in the same order. Methods raise `quoit.UsageError` (a
-    ValueError) for calls that are wrong or that differ between ranks, `quoit.TransportError` when a
-    rank died or left, `quoit.TimeoutError` when time ran out.
+    Every method takes C-contiguous arrays of one dtype and in one memory, of NumPy or of a library
+    that speaks DLPack or ``__cuda_array_interface__`` (torch, CuPy, Numba, JAX, TensorFlow), and
+    works in place where it says so. Arrays of JAX and TensorFlow do not change: they can be sent,
+    and received into arrays of others. With ``async_op=True`` it returns a :class:`Work` at once;
+    otherwise it returns when this rank's part is done, on a CUDA device: when the array's stream
+    finds it done. All ranks make the same calls in the same order. Methods raise `quoit.UsageError`
+    (a ValueError) for calls that are wrong or that differ between ranks, `quoit.TransportError`
+    when a rank died or left, `quoit.TimeoutError` when time ran out.
 
     bfloat16 and float8 arrays, which NumPy lacks, are passed as uint16 / uint8 with
     ``dtype="bfloat16"`` / ``"float8"``.
@@ -157,6 +158,7 @@ class Communicator:
         codec: encodes what travels (SUM and AVG of float16, bfloat16 and float32, in place only).
         residual: a float32 array of as many elements, zero at first, that carries what the codec
         lost into the next call (error feedback, Karimireddy et al. 2019); of the mean, with AVG.
+        Always one of NumPy.
         """
         if codec is not None:
             return self._compressed(array, op, out, codec, residual, dtype, async_op, timeout)
@@ -188,6 +190,11 @@ class Communicator:
             )
         array = self._array(array)
         kept = None if residual is None else self._array(residual)
+        if isinstance(kept, _core.DeviceArray):
+            raise self._wrong(
+                "all_reduce: the residual is on a CUDA device, but is used by the CPU: pass an "
+                "array of NumPy"
+            )
         if kept is not None and (kept.dtype != np.float32 or kept.size != array.size):
             raise _core.UsageError(
                 f"all_reduce: the residual is {kept.dtype}[{kept.size}]; for {array.size} elements "
@@ -373,11 +380,11 @@ class Communicator:
         who = "" if text.startswith("[quoit ") else f"[quoit {self._where}] "
         return _core.UsageError(who + text)
 
-    def _array(self, array: Any) -> Array:
-        view: Array = self._checked(arrays.view, array)
-        return view
+    def _array(self, array: Any) -> Any:
+        """What the native calls take: NumPy's view, or a DeviceArray."""
+        return self._checked(arrays.view, array)
 
-    def _arrays(self, several: Sequence[Any]) -> list[Array]:
+    def _arrays(self, several: Sequence[Any]) -> list[Any]:
         return [self._array(array) for array in several]
 
     def _name(self, several: Sequence[Array], dtype: str | None, op: ReduceOp = "SUM") -> str:

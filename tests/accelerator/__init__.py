@@ -9,16 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import functools
-import hashlib
-import os
-import shlex
-import subprocess
-import sys
-import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +21,11 @@ from torch.utils.backend_registration import (
     rename_privateuse1_backend,
 )
 
-from quoit._build import compiler
+import building
 
 _HERE = Path(__file__).resolve().parent
-_BUILD_S = 600.0
 NAME = "fake"
-FOLDER = _HERE.parent.parent / "build" / "accelerator"
+FOLDER = building.FOLDER
 DEVICE_LIBRARY = FOLDER / "libfakedevice.so"
 NCCL_LIBRARY = FOLDER / "libfakenccl.so"
 
@@ -46,12 +38,18 @@ def build() -> None:
     flags += [part for folder in headers for part in ("-isystem", str(folder))]
     flags += [f"-L{torch_dir / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
     nccl_flags = [f"-L{FOLDER}", "-lfakedevice", "-Wl,-rpath,$ORIGIN"]
-    with _locked():
-        _build(DEVICE_LIBRARY, ("streams.cpp", "device.cpp", "ops.cpp"), ("streams.h",), flags)
-        _build(
+    with building.locked():
+        building.build(
+            DEVICE_LIBRARY,
+            [_HERE / name for name in ("streams.cpp", "device.cpp", "ops.cpp")],
+            [_HERE / "streams.h"],
+            flags,
+            torch.__version__,
+        )
+        building.build(
             NCCL_LIBRARY,
-            ("nccl_comm.cpp", "nccl.cpp", "nccl_operations.cpp"),
-            ("nccl_comm.h", "nccl_reduce.h", "streams.h"),
+            [_HERE / name for name in ("nccl_comm.cpp", "nccl.cpp", "nccl_operations.cpp")],
+            [_HERE / name for name in ("nccl_comm.h", "nccl_reduce.h", "streams.h")],
             nccl_flags,
         )
 
@@ -94,44 +92,6 @@ def capturing() -> Iterator[None]:
         yield
     finally:
         device_library().fake_set_capturing(0)
-
-
-def _build(
-    target: Path, sources: Sequence[str], headers: Sequence[str], flags: Sequence[str]
-) -> None:
-    stamp = target.with_suffix(".stamp")
-    wanted = hashlib.sha256(repr((compiler(), torch.__version__, flags)).encode())
-    for name in (*sources, *headers, Path(__file__).name):
-        wanted.update((_HERE / name).read_bytes())
-    if target.exists() and stamp.exists() and stamp.read_text() == wanted.hexdigest():
-        return
-    print(f"building {target.name} of the test accelerator (once)...", file=sys.stderr)
-    # As one unit: nearly all the time goes into reading torch's headers.
-    unit, made = target.with_suffix(".cpp"), target.with_suffix(".new")
-    unit.write_text("".join(f'#include "{_HERE / name}"\n' for name in sources))
-    command = [*compiler(), "-std=c++20", "-O1", "-fPIC", "-pthread", f"-I{_HERE}", "-shared"]
-    command += [str(unit), *flags, f"-Wl,-soname,{target.name}", "-o", str(made)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_S)
-    if done.returncode:
-        raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
-    os.replace(made, target)
-    stamp.write_text(wanted.hexdigest())
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + _BUILD_S
-    with (FOLDER / "lock").open("wb") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise TimeoutError(f"{FOLDER / 'lock'} was held for {_BUILD_S:.0f} s") from None
-                time.sleep(0.05)
-        yield
 
 
 class Stream(torch.Stream):
