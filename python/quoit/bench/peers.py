@@ -19,7 +19,7 @@ from quoit.bench.calls import Calls, Tensors, Unsupported, Waitable
 from quoit.bench.cases import Case
 from quoit.bench.data import DTYPES
 from quoit.bench.measure import Control, Runner
-from quoit.bench.plan import DISPATCH, MEMCPY, Plan, Record
+from quoit.bench.plan import DISPATCH, DISPATCHED, MEMCPY, Plan, Record
 from quoit.communicator import Communicator
 from quoit.launch import Launch
 
@@ -74,7 +74,7 @@ def connect(plan: Plan, started_by: Launch) -> Peers:
         else:
             comm = Communicator(rank, ranks, meet, timeout=DEADLINE_S, algorithm=plan.algorithm)
             prepare[name] = partial(_numpy_runner, plan, rank, ranks, comm)
-    if groups and plan.op != "ddp" and plan.mode in ("", "latency"):
+    if groups and plan.op in DISPATCHED and plan.mode in ("", "latency"):
         prepare[DISPATCH] = partial(_dispatch_runner, plan, rank, ranks, _idle_group())
     if plan.op not in ("barrier", "ddp"):
         prepare[MEMCPY] = memcpy_runner

@@ -19,6 +19,7 @@ REDUCE_OPS = ("sum", "avg", "min", "max", "product")
 MEMCPY = "memcpy"
 DISPATCH = "dispatch"  # a call of torch.distributed that reaches a backend which does nothing
 LIMITS = (DISPATCH, MEMCPY)  # are timed beside the peers, and are none
+DISPATCHED = ("all_reduce", "broadcast", "send_recv", "barrier")  # in others it copies, too
 
 # What busbw is, as a multiple of algbw, with n ranks: the bytes that each rank must send or receive
 # at least, over the bytes of the size (nccl-tests' PERFORMANCE.md).
