@@ -20,9 +20,10 @@ from quoit import Communicator, UnavailableError, _core
 from test_collectives import on_all
 from worlds import World, played
 
-WORLDS = [World("processes", "aa"), World("processes", "aab", transport="tcp")]
+WORLDS = [World("processes", "aa")]
 SLOW_WORLDS = [
     World("processes", "a"),
+    World("processes", "aab", transport="tcp"),
     World("processes", "aab"),
     World("mpich", "ab"),
     World("openmpi", "aab"),

@@ -26,7 +26,8 @@ bool done_before_failure(NcclCall& call) {
 
 std::string NcclCall::said() const {
   std::string words = text(title_of(type) + sizeof("quoit:") - 1, " #", sequence);
-  if (peer >= 0) words += text(type == c10d::OpType::SEND ? " to rank " : " from rank ", peer);
+  if (peer >= 0)
+    words += (type == c10d::OpType::SEND ? " to rank " : " from rank ") + std::to_string(peer);
   if (count >= 0) words += text(" ", c10::toString(dtype), "[", count, "]");
   return words;
 }
