@@ -36,6 +36,19 @@ struct Ours<CUevent> {
   using type = CudaEvent;
 };
 
+template <>
+struct Ours<CUuuid> {
+  using type = CudaUuid;
+};
+template <>
+struct Ours<CUipcMemHandle> {
+  using type = CudaIpcHandle;
+};
+template <>
+struct Ours<CUipcEventHandle> {
+  using type = CudaIpcHandle;
+};
+
 template <class... Args>
 CudaCall<typename Ours<Args>::type...> ours(CUresult (*)(Args...));
 
@@ -45,6 +58,12 @@ static_assert(CudaResult::Success == CudaResult{CUDA_SUCCESS} &&
 static_assert(kCudaStreamNonBlocking == CU_STREAM_NON_BLOCKING &&
               kCudaEventDisableTiming == CU_EVENT_DISABLE_TIMING &&
               kCudaMemHostAllocPortable == CU_MEMHOSTALLOC_PORTABLE);
+static_assert(kCudaEventInterprocess == CU_EVENT_INTERPROCESS &&
+              kCudaIpcLazyPeerAccess == CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
+static_assert(sizeof(CudaIpcHandle) == sizeof(CUipcMemHandle) &&
+              sizeof(CudaIpcHandle) == sizeof(CUipcEventHandle) &&
+              alignof(CudaIpcHandle) == alignof(CUipcMemHandle) &&
+              sizeof(CudaUuid) == sizeof(CUuuid));
 static_assert(kCudaPointerDeviceOrdinal == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL &&
               kCudaCaptureStatusNone == CU_STREAM_CAPTURE_STATUS_NONE &&
               kCudaCaptureModeRelaxed == CU_STREAM_CAPTURE_MODE_RELAXED);
@@ -69,15 +88,27 @@ int main() {
   CHECK(get_error_string, cuGetErrorString)
   CHECK(init, cuInit)
   CHECK(device_get, cuDeviceGet)
+  CHECK(device_get_count, cuDeviceGetCount)
+  CHECK(device_get_uuid, cuDeviceGetUuid)
+  CHECK(device_can_access_peer, cuDeviceCanAccessPeer)
   CHECK(device_primary_ctx_retain, cuDevicePrimaryCtxRetain)
   CHECK(ctx_push_current, cuCtxPushCurrent)
   CHECK(ctx_pop_current, cuCtxPopCurrent)
   CHECK(ctx_get_device, cuCtxGetDevice)
+  CHECK(ctx_get_stream_priority_range, cuCtxGetStreamPriorityRange)
   CHECK(pointer_get_attribute, cuPointerGetAttribute)
+  CHECK(mem_alloc, cuMemAlloc)
+  CHECK(mem_free, cuMemFree)
+  CHECK(ipc_get_mem_handle, cuIpcGetMemHandle)
+  CHECK(ipc_open_mem_handle, cuIpcOpenMemHandle)
+  CHECK(ipc_close_mem_handle, cuIpcCloseMemHandle)
+  CHECK(ipc_get_event_handle, cuIpcGetEventHandle)
+  CHECK(ipc_open_event_handle, cuIpcOpenEventHandle)
   CHECK(mem_host_alloc, cuMemHostAlloc)
   CHECK(mem_free_host, cuMemFreeHost)
   CHECK(memcpy_async, cuMemcpyAsync)
   CHECK(stream_create, cuStreamCreate)
+  CHECK(stream_create_with_priority, cuStreamCreateWithPriority)
   CHECK(stream_wait_event, cuStreamWaitEvent)
   CHECK(stream_is_capturing, cuStreamIsCapturing)
   CHECK(thread_exchange_stream_capture_mode, cuThreadExchangeStreamCaptureMode)

@@ -27,10 +27,12 @@ def _include() -> Path | None:
 @pytest.mark.parametrize(
     ("wrong", "right", "words"),
     [
-        ("", "", "20 of 20 functions, 0 differences\n"),
+        ("", "", "32 of 32 functions, 0 differences\n"),
         ("cuEventDestroy_v2", "cuEventDestroy", "cuEventDestroy is cuEventDestroy_v2\n"),
         ("CudaCall<CudaEvent> event_query", "CudaCall<CudaStream> event_query", "static assertion"),
         ("NotReady = 600", "NotReady = 601", "static assertion"),
+        ("char bytes[64]", "char bytes[72]", "static assertion"),
+        ("cuIpcOpenMemHandle_v2", "cuIpcOpenMemHandle", "OpenMemHandle is cuIpcOpenMemHandle_v2\n"),
     ],
 )
 def test_the_header_agrees(wrong: str, right: str, words: str, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_device_arrays(world: World, case: str, outcome: Outcome) -> None:
     ("driver", "words"),
     [
         ("/no/libcuda.so.1", r"no CUDA driver can be loaded \(/no/libcuda.so.1: cannot open sh"),
-        ("libm.so.6", r"the CUDA driver libm.so.6 lacks cuGetErrorName: one for CUDA 10.1"),
+        ("libm.so.6", r"the CUDA driver libm.so.6 lacks cuGetErrorName: one for CUDA 11.4"),
     ],
 )
 def test_without_a_driver_an_array_of_a_device_is_refused(

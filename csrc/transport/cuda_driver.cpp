@@ -23,7 +23,7 @@ std::unique_ptr<CudaDriver> open_driver() {
   auto driver = std::make_unique<CudaDriver>([handle, path](const char* name) {
     void* const symbol = dlsym(handle, name);
     QUOIT_CHECK(symbol != nullptr, UnavailableError, "the CUDA driver ", path, " lacks ", name,
-                ": one for CUDA 10.1 or later is needed; install a newer one");
+                ": one for CUDA 11.4 or later is needed; install a newer one");
     return symbol;
   });
   const CudaResult result = driver->calls.init(0);
