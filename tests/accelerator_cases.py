@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import accelerator
+import quoit
+from quoit import _core
 from stage import Job
 
 Case = Callable[[None], None]
@@ -264,3 +266,21 @@ def torch_finds_its_device_module() -> None:
     event = module.Event()
     event.record()
     event.synchronize()
+
+
+@case
+def kernels_of_the_device_run_in_its_streams() -> None:
+    one, two, there = fake().add_(1), fake().add_(2), fake()
+    addresses = [tensor.data_ptr() for tensor in (one, two, there)]
+    torch.accelerator.synchronize()
+    with accelerator.kernels() as library:
+        before = library.fake_kernel_launches()
+        _core.require_cuda()
+        with accelerator.delay(DELAY_S):
+            library.fake_add_by_kernels(*addresses, SIZE)
+        assert not torch.accelerator.current_stream().query()
+        assert all_are(there.cpu(), 3)
+        assert library.fake_kernel_launches() == before + 1
+    if not _core.cuda_devices()[0]:
+        with pytest.raises(quoit.UnavailableError):
+            _core.require_cuda()

@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from quoit import _core
 from quoit._build import compiler
 
-FOLDER = Path(__file__).resolve().parent.parent / "build" / "accelerator"
+_TESTS = Path(__file__).resolve().parent
+FOLDER = _TESTS.parent / "build" / "accelerator"
 _BUILD_S = 600.0
 
 
@@ -48,6 +50,26 @@ def build(
         raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
     os.replace(made, target)
     stamp.write_text(wanted.hexdigest())
+
+
+def build_kernels(target: Path, streams: Path) -> None:
+    """Compiles accelerator/kernels.cpp for the library that has the streams; within locked()."""
+    csrc, home = _TESTS.parent / "csrc", Path(_core.__file__).parent
+    headers = ("accelerator/streams.h", "cpp/cuda_host.h", "cpp/device_plain.h")
+    kernels = [file for layer in ("core", "kernels") for file in sorted(csrc.glob(f"{layer}/*.h"))]
+    flags = ["-O2", "-ffp-contract=off"]  # the bits of the CPU's own: see CMakeLists.txt
+    flags += [f"-I{csrc}", f"-L{FOLDER}", f"-l:{streams.name}", f"-L{home}", "-lquoit"]
+    build(
+        target,
+        [_TESTS / "accelerator/kernels.cpp"],
+        [_TESTS / name for name in headers],
+        [*flags, f"-Wl,-rpath,$ORIGIN:{home}"],
+        _hash_of(kernels),
+    )
+
+
+def _hash_of(files: Sequence[Path]) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @contextlib.contextmanager

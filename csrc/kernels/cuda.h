@@ -51,8 +51,15 @@ struct KernelSet {
   void (*check)(const char* what);  // throws if a launch failed
 };
 
-// Those of this build. Throws UnavailableError where it has none.
+// Those of this build, or those that were offered. Throws UnavailableError where there are none.
 const KernelSet& kernels();
+
+// For tests: the kernels of their own device, in place of this build's and without asking a driver;
+// null: this build's again. `set` must outlive all use of it.
+void offer(const KernelSet* set);
+
+// What was offered, or null.
+const KernelSet* offered();
 
 // "CUDA 13.0: sm_80, sm_90, PTX"; empty: this build has no kernels for CUDA. Asks no driver.
 std::string built();
@@ -64,8 +71,12 @@ struct Status {
 };
 Status status();
 
-// Throws UnavailableError, which says why, where this build or machine cannot run the kernels.
+// Throws UnavailableError, which says why, where this build or machine cannot run the kernels;
+// never where others were offered.
 void require();
+
+// This build's own, behind kernels().
+const KernelSet& built_kernels();
 
 // ---- The steps of a compressed collective: see compress/tiles.h, whose functions of these names
 // do the same to one tile. `out` and `theirs` are encoded buffers, at multiples of 4; a run's first

@@ -40,7 +40,7 @@ KernelSet make_kernels() {
 
 }  // namespace
 
-const KernelSet& kernels() {
+const KernelSet& built_kernels() {
   static const KernelSet set = make_kernels();
   return set;
 }

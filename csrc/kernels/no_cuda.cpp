@@ -3,7 +3,7 @@
 
 namespace quoit::cuda {
 
-const KernelSet& kernels() {
+const KernelSet& built_kernels() {
   throw UnavailableError(
       "kernels for CUDA asked for, but this build of quoit has none: install it where nvcc is on "
       "PATH, with `pip install --config-settings=cmake.define.QUOIT_CUDA=ON`");

@@ -28,6 +28,7 @@ NAME = "fake"
 FOLDER = building.FOLDER
 DEVICE_LIBRARY = FOLDER / "libfakedevice.so"
 NCCL_LIBRARY = FOLDER / "libfakenccl.so"
+KERNELS_LIBRARY = FOLDER / "libfakekernels.so"
 
 
 def build() -> None:
@@ -52,6 +53,7 @@ def build() -> None:
             [_HERE / name for name in ("nccl_comm.h", "nccl_reduce.h", "streams.h")],
             nccl_flags,
         )
+        building.build_kernels(KERNELS_LIBRARY, DEVICE_LIBRARY)
 
 
 @functools.cache
@@ -72,6 +74,27 @@ def install() -> None:
     anything: Any = torch  # untyped functions
     anything._register_device_module(NAME, _module())
     generate_methods_for_privateuse1_backend(for_storage=True)
+
+
+@functools.cache
+def kernels_library() -> ctypes.CDLL:
+    """The library of the device's kernels, for its C functions; see kernels.cpp."""
+    device_library()
+    library = ctypes.CDLL(str(KERNELS_LIBRARY))
+    library.fake_kernel_launches.restype = ctypes.c_long
+    library.fake_add_by_kernels.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_long]
+    return library
+
+
+@contextlib.contextmanager
+def kernels() -> Iterator[ctypes.CDLL]:
+    """Within, quoit has kernels for the device, as a build for CUDA has them for CUDA's."""
+    library = kernels_library()
+    library.fake_offer_kernels()
+    try:
+        yield library
+    finally:
+        library.fake_withdraw_kernels()
 
 
 @contextlib.contextmanager

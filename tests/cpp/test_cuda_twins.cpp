@@ -85,6 +85,15 @@ void check_build() {
     expect_refused<UnavailableError>("no device that can be used", [] { cuda::require(); });
 }
 
+// Kernels that are offered take the place of this build's, until they are taken back.
+void check_offer() {
+  cuda::offer(&host_kernels());
+  expect(&cuda::kernels() == &host_kernels(), "not the kernels that were offered");
+  cuda::require();
+  cuda::offer(nullptr);
+  expect(cuda::offered() == nullptr, "kernels that were taken back");
+}
+
 void check_refusals() {
   const std::vector<const std::byte*> inputs(cuda::kMostPeers + 1);
   const cuda::KernelSet& set = host_kernels();
@@ -112,6 +121,7 @@ int main() {
   check_copies(kHost);
   check_sign_sums();
   check_refusals();
+  check_offer();
   check_build();
   if (failures > 0) std::printf("%d failures\n", failures);
   return failures > 0 ? 1 : 0;
