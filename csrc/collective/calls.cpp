@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "collective/communicator.h"
+#include "collective/device_direct.h"
 #include "collective/recursive.h"
 
 namespace quoit {
@@ -64,7 +65,12 @@ Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduc
               name_of(in.dtype), "[", in.count, "], output is ", name_of(out.dtype), "[", out.count,
               "]: they must be alike");
   const ReduceStep step = step_of(in.dtype, reduction);
-  const Call call = next_call(Op::AllReduce, in.dtype, in.count, -1, reduction.op);
+  Call call = next_call(Op::AllReduce, in.dtype, in.count, -1, reduction.op);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane,
+                  us_.algorithm == Algorithm::Ring
+                      ? device_ring_all_reduce(*lane, call, in, out, step)
+                      : device_all_reduce(*lane, call, in, out, step));
   const std::size_t pieces =
       begin_staging(options, in.bytes(), [&] { return Staging::Touched{{in}, {out}}; });
   return run(call, options, pieces, [=, this](const Call& call, const Piece& piece) {
@@ -93,7 +99,9 @@ Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction
               "reduce: input is ", name_of(in.dtype), "[", in.count, "], output is ",
               name_of(out.dtype), "[", out.count, "]: they must be alike");
   const ReduceStep step = step_of(in.dtype, reduction);
-  const Call call = next_call(Op::Reduce, in.dtype, in.count, root, reduction.op);
+  Call call = next_call(Op::Reduce, in.dtype, in.count, root, reduction.op);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane, device_reduce(*lane, call, in, out, step, root));
   const std::size_t pieces = begin_staging(options, in.bytes(), [&] {
     return Staging::Touched{{in}, std::vector(rank() == root ? 1 : 0, out)};
   });
@@ -114,7 +122,9 @@ Task Communicator::reduce_to(int root, const Call& call, View in, View out, Redu
 
 Communicator::Handle Communicator::broadcast(View data, int root, CallOptions options) {
   check_rank(root, "root");
-  const Call call = next_call(Op::Broadcast, data.dtype, data.count, root);
+  Call call = next_call(Op::Broadcast, data.dtype, data.count, root);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane, device_broadcast(*lane, call, data, root));
   const std::size_t pieces = begin_staging(options, data.bytes(), [&] {
     return rank() == root ? Staging::Touched{{data}, {}} : Staging::Touched{{}, {data}};
   });
@@ -142,6 +152,9 @@ Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out
   const ReduceStep step = step_of(out.dtype, reduction);
   Call call = next_call(Op::ReduceScatter, out.dtype, count_of(in), -1, reduction.op);
   call.blocks = digest_of_sizes(in);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane,
+                  device_reduce_scatter(*lane, call, std::move(in), out, step));
   const std::size_t pieces =
       begin_staging(options, bytes_of(in), [&] { return Staging::Touched{in, {out}}; });
   return run(call, options, pieces,
@@ -169,6 +182,8 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
               mine.count, " elements, the input ", in.count, ": they must be alike");
   Call call = next_call(Op::AllGather, in.dtype, count_of(outs));
   call.blocks = digest_of_sizes(outs);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane, device_all_gather(*lane, call, in, std::move(outs)));
   const std::size_t pieces =
       begin_staging(options, bytes_of(outs), [&] { return Staging::Touched{{in}, outs}; });
   return run(call, options, pieces,
@@ -214,7 +229,10 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
               "all_to_all: the block that this rank has for itself has ", given,
               " elements, the output for it ", taken, ": they must be alike");
   // A rank sees only its own blocks, so it cannot tell by itself whether the others' are even.
-  const Call call = next_call(Op::AllToAll, dtype, uneven ? 0 : ins[0].count);
+  Call call = next_call(Op::AllToAll, dtype, uneven ? 0 : ins[0].count);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane,
+                  device_all_to_all(*lane, call, std::move(ins), std::move(outs), uneven));
   const std::size_t pieces = begin_staging(options, uneven ? 0 : bytes_of(ins),
                                            [&] { return Staging::Touched{ins, outs}; });
   auto make = [=, this, ins = std::move(ins), outs = std::move(outs)](const Call& call,
@@ -235,7 +253,9 @@ Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int r
     QUOIT_CHECK(equal_sizes(outs) && outs[0].count == in.count, UsageError,
                 "gather: every output must have the ", in.count, " elements of the input");
   }
-  const Call call = next_call(Op::Gather, in.dtype, in.count, root);
+  Call call = next_call(Op::Gather, in.dtype, in.count, root);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane, device_gather(*lane, call, in, std::move(outs), root));
   const std::size_t pieces = begin_staging(options, in.bytes() * us_.host_of.size(),
                                            [&] { return Staging::Touched{{in}, outs}; });
   auto make = [=, this, outs = std::move(outs)](const Call& call, const Piece& piece) mutable {
@@ -253,7 +273,9 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
     QUOIT_CHECK(equal_sizes(ins) && ins[0].count == out.count, UsageError,
                 "scatter: every input must have the ", out.count, " elements of the output");
   }
-  const Call call = next_call(Op::Scatter, out.dtype, out.count, root);
+  Call call = next_call(Op::Scatter, out.dtype, out.count, root);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane, device_scatter(*lane, call, std::move(ins), out, root));
   const std::size_t pieces = begin_staging(options, out.bytes() * us_.host_of.size(),
                                            [&] { return Staging::Touched{ins, {out}}; });
   auto make = [=, this, ins = std::move(ins)](const Call& call, const Piece& piece) mutable {
@@ -264,7 +286,9 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
 }
 
 Communicator::Handle Communicator::barrier(CallOptions options) {
-  const Call call = next_call(Op::Barrier, DType::UInt8, 0);
+  Call call = next_call(Op::Barrier, DType::UInt8, 0);
+  if (DeviceLane* const lane = lane_for(call, options))
+    return launch(call, options, *lane, device_barrier(*lane, call), /*on_host=*/true);
   const std::size_t pieces = begin_staging(options, 0, [] { return Staging::Touched{}; });
   return run(call, options, pieces,
              [this](const Call& call, const Piece& /*piece*/) { return greeting(call); });
@@ -279,10 +303,14 @@ Communicator::Handle Communicator::measure(int passes, CallOptions options) {
 Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions options) {
   check_rank(to, "destination");
   check_tag(tag, "send");
+  const Call call{data.count, 0, to, Op::Send, data.dtype};
+  if (DeviceEdges* const edges = edges_for(call, options))
+    return start(call, edges->send(options.device, to, tag, data, arrivals_), options,
+                 Engine::Order::AtOnce);
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{data}, {}}; });
   return run(
-      {data.count, 0, to, Op::Send, data.dtype}, options, pieces,
+      call, options, pieces,
       [=, this](const Call& /*call*/, const Piece& piece) {
         return send_message(*us_.network, to, tag, piece(data));
       },
@@ -293,6 +321,13 @@ Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOption
   if (from != kAnySource) check_rank(from, "source");
   check_tag(tag, "recv");
   const Call call{into.count, 0, from, Op::Recv, into.dtype};
+  if (DeviceEdges* const edges = edges_for(call, options)) {
+    const Handle work = begin(call, options);
+    engine_.submit(*this, work,
+                   edges->receive(options.device, from, tag, into, work.get(), arrivals_),
+                   Engine::Order::AtOnce, options.mode);
+    return work;
+  }
   if (options.mode == Engine::Mode::Now && from != kAnySource && !options.staging)
     return start(call, receive_message(*us_.network, from, tag, into), options,
                  Engine::Order::AtOnce);

@@ -20,7 +20,8 @@ Communicator::Communicator(Engine& engine, Membership membership)
       ring_(ring_by_host(us_.host_of, us_.rank)),
       lanes_(lanes_over(us_.host_of, us_.rank)),
       costs_(us_.costs.value_or(Costs{})),
-      costs_settled_(us_.costs || us_.algorithm != Algorithm::Auto) {
+      costs_settled_(us_.costs || us_.algorithm != Algorithm::Auto),
+      devices_(*us_.segment, *us_.network, size(), where()) {
   QUOIT_CHECK(
       us_.algorithm != Algorithm::Direct || shape_.hosts == 1, UsageError,
       "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");
@@ -32,6 +33,7 @@ Communicator::~Communicator() { engine_.leave(*this); }
 
 void Communicator::shut_down() {
   engine_.end(*this, std::min(kGrace, us_.timeout));
+  devices_.leave();
   us_.segment->leave();
   us_.network->leave();
 }
@@ -72,7 +74,10 @@ Communicator::Handle Communicator::begin(const Call& call, CallOptions& options)
   const Seconds timeout = options.timeout > Seconds{0} ? options.timeout : us_.timeout;
   auto work = std::make_shared<Work>(call, Deadline::after(timeout), std::move(options.keep),
                                      std::move(options.epilogue));
-  if (options.staging) work->set_join([staging = options.staging] { staging->join(); });
+  if (options.staging)
+    work->set_join([staging = options.staging] { staging->join(); });
+  else if (options.device)
+    work->set_join([device = options.device] { device->join(); });
   return work;
 }
 
@@ -81,7 +86,10 @@ Communicator::Handle Communicator::start(const Call& call, Task task, CallOption
   // A call that waits for an accelerator is not over in a moment.
   if (options.mode == Engine::Mode::Now && !options.epilogue && !options.staging) {
     Attempt attempt(engine_, *this, std::move(task), order);
-    if (attempt.done()) return nullptr;
+    if (attempt.done()) {
+      if (options.device) options.device->join();
+      return nullptr;
+    }
     const Handle work = begin(call, options);
     attempt.submit(work);
     return work;

@@ -12,6 +12,7 @@
 
 #include "collective/compressed.h"
 #include "collective/cost.h"
+#include "collective/device_group.h"
 #include "collective/hierarchy.h"
 #include "collective/messages.h"
 #include "collective/staging.h"
@@ -45,6 +46,8 @@ struct CallOptions {
   std::function<void()> epilogue;  // see Work
   // Of a call whose views point into an accelerator's memory. All ranks must have one, or none.
   std::shared_ptr<Staging> staging;
+  // Beside it, where the memory may be CUDA's: for what the ranks can do without the host's.
+  std::shared_ptr<DeviceOrder> device;
 };
 
 class Communicator final : public Group {
@@ -159,6 +162,13 @@ class Communicator final : public Group {
   template <class Make>
   [[nodiscard]] static Task in_pieces(std::shared_ptr<Staging> staging, std::size_t pieces,
                                       std::shared_ptr<int> arrivals, Make make);
+  [[nodiscard]] DeviceLane* lane_for(Call& call, CallOptions& options);
+  [[nodiscard]] DeviceEdges* edges_for(const Call& call, CallOptions& options);
+  void settle(const Call& call, Task task, const CallOptions& options, Engine::Order order);
+  Handle launch(const Call& call, CallOptions& options, DeviceLane& lane, Task task,
+                bool on_host = false);
+  [[nodiscard]] static Task in_order(std::shared_ptr<DeviceOrder> order, DeviceStream& stream,
+                                     Task task, bool on_host, std::shared_ptr<int> arrivals);
   [[nodiscard]] Task greeting(Call call);
   [[nodiscard]] Task greeted(Call call, Task work, std::optional<Together> both = {});
   [[nodiscard]] Task concluded(Call call, Task first);
@@ -201,6 +211,7 @@ class Communicator final : public Group {
   std::shared_ptr<Workspace> workspace_ = std::make_shared<Workspace>();
   // Calls that wait for an accelerator now. Guarded by the engine's lock.
   std::shared_ptr<int> arrivals_ = std::make_shared<int>(0);
+  DeviceGroup devices_;
   std::atomic<std::uint32_t> sequence_{0};
 };
 

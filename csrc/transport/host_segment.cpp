@@ -38,7 +38,8 @@ struct alignas(64) HostSegment::Header {
 };
 
 std::size_t HostSegment::bytes(int members) {
-  return Header::bytes(members) + Board::bytes(members) + ShmTransport::bytes(members);
+  return Header::bytes(members) + Board::bytes(members) + round_up(ShmTransport::bytes(members)) +
+         Introductions::bytes(members);
 }
 
 HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members members)
@@ -48,7 +49,10 @@ HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members 
       board_(memory + Header::bytes(static_cast<int>(members_.ranks.size())), members_.mine,
              members_.ranks, members_.bells),
       pipes_(reinterpret_cast<Pipe*>(memory + Header::bytes(board_.size()) +
-                                     Board::bytes(board_.size()))) {
+                                     Board::bytes(board_.size()))),
+      introductions_(
+          reinterpret_cast<std::byte*>(pipes_) + round_up(ShmTransport::bytes(board_.size())),
+          members_.mine, members_.bells) {
   Member& me = header_->members()[members_.mine];
   me.pid = ::getpid();
   me.start_time = start_time_of(me.pid);

@@ -1,6 +1,7 @@
 #pragma once
 // The memory that the ranks of one group on one host share: who they are, what went wrong, the
-// board of the direct collectives and the pipes of the point-to-point messages.
+// board of the direct collectives, the pipes of the point-to-point messages, and what ranks tell of
+// their accelerators.
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "core/clock.h"
 #include "transport/board.h"
+#include "transport/introductions.h"
 #include "transport/shm.h"
 
 namespace quoit {
@@ -37,6 +39,10 @@ class HostSegment {
   void await_all(Deadline deadline);
 
   [[nodiscard]] Board& board() { return board_; }
+  [[nodiscard]] Introductions& introductions() { return introductions_; }
+
+  // Holds the segment's memory.
+  [[nodiscard]] std::shared_ptr<void> keep() const { return keep_; }
   [[nodiscard]] ShmTransport::Host pipes() const {
     return {members_.ranks, members_.bells, pipes_};
   }
@@ -62,6 +68,7 @@ class HostSegment {
   Header* header_;
   Board board_;
   Pipe* pipes_;
+  Introductions introductions_;
 };
 
 }  // namespace quoit

@@ -1,0 +1,71 @@
+// What a communicator does with calls on memory of devices, where the ranks can do without the
+// host's.
+#include "collective/communicator.h"
+
+namespace quoit {
+
+// Goes on when it is known how the ranks can talk, which takes all of them the first time.
+void Communicator::settle(const Call& call, Task task, const CallOptions& options,
+                          Engine::Order order) {
+  CallOptions own;
+  own.timeout = options.timeout;
+  const Handle work = begin(call, own);
+  engine_.submit(*this, work, std::move(task), order, Engine::Mode::Foreground);
+  engine_.wait(*work);
+}
+
+// Null: the call goes by way of the host.
+DeviceLane* Communicator::lane_for(Call& call, CallOptions& options) {
+  if (!options.device) return nullptr;
+  call.staged = 1;
+  DeviceLane* lane = nullptr;
+  if (devices_.introduce(*options.device)) {
+    if (!devices_.knows()) settle(call, devices_.meet(call), options, Engine::Order::AtOnce);
+    // Somebody makes another call: this one's turn on the board tells everybody.
+    if (!devices_.knows()) settle(call, greeting(call), options, Engine::Order::InTurn);
+    lane = devices_.lane();
+  }
+  if (lane == nullptr) {
+    options.device.reset();
+    return nullptr;
+  }
+  options.staging.reset();
+  options.device->call();
+  return lane;
+}
+
+DeviceEdges* Communicator::edges_for(const Call& call, CallOptions& options) {
+  if (!options.device) return nullptr;
+  DeviceEdges* edges = nullptr;
+  if (devices_.introduce(*options.device)) {
+    if (!devices_.knows(call.root))
+      settle(call, devices_.meet(call.root), options, Engine::Order::AtOnce);
+    edges = devices_.edges(call.root);
+  }
+  if (edges == nullptr) {
+    options.device.reset();
+    return nullptr;
+  }
+  options.staging.reset();
+  options.device->call();
+  return edges;
+}
+
+Communicator::Handle Communicator::launch(const Call& call, CallOptions& options, DeviceLane& lane,
+                                          Task task, bool on_host) {
+  on_host |= options.device->finished_on_host();
+  return start(call, in_order(options.device, lane.stream(), std::move(task), on_host, arrivals_),
+               options);
+}
+
+Task Communicator::in_order(std::shared_ptr<DeviceOrder> order, DeviceStream& stream, Task task,
+                            bool on_host, std::shared_ptr<int> arrivals) {
+  order->start(stream);
+  co_await std::move(task);
+  order->finish(stream);
+  if (!on_host) co_return;
+  Finished finished(*order, std::move(arrivals));
+  co_await finished;
+}
+
+}  // namespace quoit

@@ -1,0 +1,341 @@
+#include "collective/device_group.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "core/env.h"
+#include "core/host.h"
+#include "core/log.h"
+
+namespace quoit {
+namespace {
+
+// What a rank tells: one byte, whether it has what it takes; then its offer, or why not.
+constexpr std::byte kOffers{1};
+constexpr std::byte kLacks{0};
+
+std::vector<std::byte> written(const CudaOffer& offer) {
+  std::vector<std::byte> words(1 + sizeof offer, kOffers);
+  std::memcpy(words.data() + 1, &offer, sizeof offer);
+  return words;
+}
+static_assert(1 + sizeof(CudaOffer) <= Introductions::kMost);
+
+std::vector<std::byte> written(const std::string& lack) {
+  std::vector<std::byte> words(1 + lack.size(), kLacks);
+  std::memcpy(words.data() + 1, lack.data(), lack.size());
+  return words;
+}
+
+std::optional<CudaOffer> offer_in(ConstBytes words) {
+  CudaOffer offer;
+  if (words[0] != kOffers || words.size() != 1 + sizeof offer) return std::nullopt;
+  std::memcpy(&offer, words.data() + 1, sizeof offer);
+  return offer;
+}
+
+std::string lack_in(ConstBytes words) {
+  return {reinterpret_cast<const char*>(words.data()) + 1, words.size() - 1};
+}
+
+}  // namespace
+
+// A look at the board for those who come to another collective instead: this rank's earlier calls
+// are over when the round that it would publish next is that of `call`.
+class DeviceGroup::Meeting : public Pollable {
+ public:
+  [[nodiscard]] bool differs() const {
+    if (!call_) return false;
+    const Board::Round round = board_.next();
+    for (int peer = 0; peer < board_.size(); ++peer) {
+      if (!board_.published(peer, round)) continue;
+      const Call& theirs = board_.call(peer, round);
+      if (theirs.sequence == call_->sequence && theirs != *call_) return true;
+    }
+    return false;
+  }
+  void result() const {}
+
+ protected:
+  Meeting(DeviceGroup& group, std::optional<Call> call)
+      : group_(group), board_(group.segment_.board()), call_(call) {}
+  ~Meeting() = default;
+
+  // As in "rank 1, 3": those that it waits for.
+  [[nodiscard]] std::string missing() const {
+    std::string who;
+    for (int rank = 0; rank < group_.size_; ++rank)
+      if (awaits(rank)) who += text(who.empty() ? "rank " : ", ", rank);
+    return who;
+  }
+
+  DeviceGroup& group_;
+
+ private:
+  const Board& board_;
+  const std::optional<Call> call_;
+};
+
+// Waits until ranks have told of their devices; one that lacks something is enough.
+class DeviceGroup::Heard final : public Meeting {
+ public:
+  Heard(DeviceGroup& group, std::vector<int> peers, std::optional<Call> call)
+      : Meeting(group, call), peers_(std::move(peers)) {}
+
+  bool ready() override {
+    bool all = true;
+    for (const int peer : peers_) {
+      const auto words = group_.others_.told(peer);
+      if (words && !offer_in(*words)) return true;
+      all &= words.has_value();
+    }
+    return all || differs();
+  }
+  [[nodiscard]] bool awaits(int rank) const override {
+    return std::find(peers_.begin(), peers_.end(), rank) != peers_.end() &&
+           !group_.others_.told(rank);
+  }
+  [[nodiscard]] std::string awaited() const override {
+    return missing() + " to use its device in this group";
+  }
+
+ private:
+  const std::vector<int> peers_;
+};
+
+// Waits until ranks have tried to open what they offer each other: all of them, or this rank and
+// one other.
+class DeviceGroup::Judged final : public Meeting {
+ public:
+  Judged(DeviceGroup& group, int peer, std::optional<Call> call)
+      : Meeting(group, call), peer_(peer) {}
+
+  bool ready() override {
+    for (int rank = 0; rank < group_.size_; ++rank)
+      if (awaits(rank)) return differs();
+    return true;
+  }
+  [[nodiscard]] bool awaits(int rank) const override {
+    for (int of = 0; of < group_.size_; ++of)
+      if (misses(rank, of)) return true;
+    return false;
+  }
+  [[nodiscard]] std::string awaited() const override {
+    return missing() + " to open the device memory of others";
+  }
+
+ private:
+  [[nodiscard]] bool misses(int finder, int of) const {
+    if (finder == of) return false;
+    if (peer_ != kAnySource && (finder != peer_ || of != group_.others_.rank())) return false;
+    return group_.others_.found(finder, of) == Found::Unknown;
+  }
+
+  const int peer_;
+};
+
+DeviceGroup::DeviceGroup(HostSegment& segment, Network& network, int size, std::string where)
+    : segment_(segment),
+      others_(segment.introductions()),
+      network_(network),
+      size_(size),
+      where_(std::move(where)) {
+  if (env::read("QUOIT_IPC").value_or("") == "off") lack_ = "QUOIT_IPC=off";
+  if (others_.size() < size_) lack_ = "the ranks are on several hosts";
+  if (size_ > static_cast<int>(cuda::kMostPeers))
+    lack_ = text("a group of ", size_, " ranks: one launch takes at most ", cuda::kMostPeers);
+  // So that nobody waits to hear it.
+  if (!lack_.empty()) {
+    others_.tell(written(lack_));
+    introduced_ = true;
+  }
+}
+
+DeviceGroup::~DeviceGroup() {
+  leave();
+  if (device_ == nullptr) return;
+  CudaLegacy legacy;
+  if (edges_) edges_->leave(legacy);
+  lane_.reset();
+  for (auto& [peer, window] : windows_) legacy.windows.push_back(std::move(window));
+  if (scratch_) legacy.scratches.push_back(std::move(scratch_));
+  if (stream_) legacy.streams.push_back(std::move(stream_));
+  std::vector<std::optional<CudaOffer>> processes;
+  std::vector<int> opened;
+  for (int peer = 0; peer < others_.size(); ++peer) {
+    const auto words = others_.told(peer);
+    processes.push_back(words ? offer_in(*words) : std::nullopt);
+    if (others_.found(others_.rank(), peer) == Found::Opened) opened.push_back(peer);
+  }
+  // These live on in the group's memory, which is kept for them.
+  legacy.closed = [others = others_, opened, keep = segment_.keep()]() mutable {
+    for (const int peer : opened) others.found(peer, Found::Closed);
+  };
+  legacy.unused = [others = others_, processes, keep = segment_.keep()] {
+    for (int peer = 0; peer < others.size(); ++peer) {
+      if (peer == others.rank()) continue;
+      const Found found = others.found(peer, others.rank());
+      if (found == Found::Refused || found == Found::Closed) continue;
+      const auto& offer = processes[static_cast<std::size_t>(peer)];
+      if (!offer || is_running(offer->process, offer->start_time)) return false;
+    }
+    return true;
+  };
+  retire(*device_, std::move(legacy));
+}
+
+void DeviceGroup::leave() {
+  for (int peer = 0; peer < others_.size(); ++peer)
+    if (others_.found(others_.rank(), peer) == Found::Unknown) others_.found(peer, Found::Refused);
+}
+
+std::string DeviceGroup::lacks(const DeviceOrder& order) {
+  try {
+    sweep_legacies();
+    cuda::require();
+    kernels_ = &cuda::kernels();
+    CudaDevice& device = CudaDevice::numbered(number_);
+    if (std::string why = order.foreign(); !why.empty()) return why;
+    device_ = &device;
+    scratch_ = std::make_unique<CudaScratch>(device, DeviceLane::kScratch);
+    stream_ = order.new_stream();
+    edges_ = std::make_unique<DeviceEdges>(device, *kernels_, network_);
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+bool DeviceGroup::introduce(const DeviceOrder& order) {
+  const std::scoped_lock lock(mutex_);
+  if (!introduced_) {
+    number_ = order.device();
+    lack_ = lacks(order);
+    others_.tell(lack_.empty() ? written(scratch_->offer()) : written(lack_));
+    introduced_ = true;
+  }
+  if (!lack_.empty()) {
+    tell(text("rank ", others_.rank(), ": ", lack_));
+    return false;
+  }
+  QUOIT_CHECK(order.device() == number_, UsageError, "memory of CUDA device ", order.device(),
+              ", but this group of this process is on ", number_,
+              " since its first call: move it there, or set QUOIT_IPC=off");
+  return true;
+}
+
+std::vector<int> DeviceGroup::others() const {
+  std::vector<int> peers;
+  for (int peer = 0; peer < size_; ++peer)
+    if (peer != others_.rank()) peers.push_back(peer);
+  return peers;
+}
+
+bool DeviceGroup::knows(int peer) {
+  const std::scoped_lock lock(mutex_);
+  if (peer != kAnySource) return met_.contains(peer);
+  return static_cast<int>(met_.size()) == size_;
+}
+
+void DeviceGroup::open(int peer) {
+  if (peer == others_.rank() || windows_.contains(peer)) return;
+  if (others_.found(others_.rank(), peer) != Found::Unknown) return;
+  try {
+    windows_[peer] = std::make_unique<CudaWindow>(*device_, *offer_in(*others_.told(peer)));
+    others_.found(peer, Found::Opened);
+  } catch (const Error& error) {
+    windows_.erase(peer);
+    others_.found(peer, Found::Refused);
+    tell(text("rank ", peer, ": ", error.what()));
+  }
+}
+
+// The same on whichever rank asks.
+std::string DeviceGroup::obstacle(int a, int b) const {
+  for (const int rank : {a, b})
+    if (const auto words = others_.told(rank); words && !offer_in(*words))
+      return text("rank ", rank, ": ", lack_in(*words));
+  if (a == b) return {};
+  for (const auto& [finder, of] : {std::pair(a, b), std::pair(b, a)})
+    if (others_.found(finder, of) == Found::Refused)
+      return text("rank ", finder, " cannot use the device memory of rank ", of);
+  return {};
+}
+
+void DeviceGroup::tell(const std::string& obstacle) {
+  if (log::debug() && told_.insert(obstacle).second)
+    log::write(text("[quoit ", where_, "] no CUDA IPC: ", obstacle));
+}
+
+Task DeviceGroup::meet(Call call) {
+  Heard heard(*this, others(), call);
+  co_await heard;
+  if (heard.differs()) co_return;
+  std::string why;
+  const auto find = [&] {
+    for (int a = 0; a < size_ && why.empty(); ++a)
+      for (int b = 0; b <= a && why.empty(); ++b) why = obstacle(a, b);
+  };
+  find();
+  if (why.empty()) {
+    {
+      const std::scoped_lock lock(mutex_);
+      for (const int peer : others()) open(peer);
+    }
+    Judged judged(*this, kAnySource, call);
+    co_await judged;
+    if (judged.differs()) co_return;
+    find();
+  }
+  const std::scoped_lock lock(mutex_);
+  usable_ = why.empty();
+  if (usable_ && !lane_) {
+    std::vector<const CudaWindow*> windows(static_cast<std::size_t>(size_));
+    for (const auto& [peer, window] : windows_)
+      windows[static_cast<std::size_t>(peer)] = window.get();
+    lane_ = std::make_unique<DeviceLane>(*device_, *kernels_, segment_.board(), *scratch_,
+                                         std::move(windows), *stream_);
+    if (log::debug()) log::write(text("[quoit ", where_, "] collectives go by CUDA IPC"));
+  }
+  if (!usable_) tell(why);
+  known_ = true;
+}
+
+Task DeviceGroup::meet(int peer) {
+  const std::vector<int> peers = peer == kAnySource ? others() : std::vector{peer};
+  for (const int one : peers) {
+    if (one != others_.rank()) {
+      Heard heard(*this, {one}, std::nullopt);
+      co_await heard;
+      if (obstacle(others_.rank(), one).empty()) {
+        {
+          const std::scoped_lock lock(mutex_);
+          open(one);
+        }
+        Judged judged(*this, one, std::nullopt);
+        co_await judged;
+      }
+    }
+    const std::scoped_lock lock(mutex_);
+    met_[one] = obstacle(others_.rank(), one);
+    if (!met_[one].empty()) tell(met_[one]);
+  }
+  const std::scoped_lock lock(mutex_);
+  met_[others_.rank()] = {};
+}
+
+DeviceEdges* DeviceGroup::edges(int peer) {
+  const std::scoped_lock lock(mutex_);
+  if (peer != kAnySource) return met_.at(peer).empty() ? edges_.get() : nullptr;
+  const auto reached = [](const auto& met) { return met.second.empty(); };
+  if (std::all_of(met_.begin(), met_.end(), reached)) return edges_.get();
+  const auto one = std::find_if_not(met_.begin(), met_.end(), reached);
+  QUOIT_CHECK(static_cast<std::size_t>(std::count_if(met_.begin(), met_.end(), reached)) == 1,
+              UnavailableError,
+              "a receive from any rank into memory of a device, but only some of ",
+              "them are reached by CUDA IPC (", one->second, "): set QUOIT_IPC=off on all ranks");
+  return nullptr;
+}
+
+}  // namespace quoit

@@ -1,0 +1,89 @@
+#pragma once
+// How a call on the memory of a device comes between what its caller has put into streams before
+// and what it puts there afterwards. What streams and arrays are, a class derived from this knows.
+#include <exception>
+#include <memory>
+#include <string>
+
+#include "core/pollable.h"
+#include "transport/cuda_abi.h"
+
+namespace quoit {
+
+// A stream of the runtime's own. Made by an order, and used with orders of the same kind only.
+struct DeviceStream {
+  explicit DeviceStream(CudaStream native) : handle(native) {}
+  virtual ~DeviceStream() = default;
+  DeviceStream(const DeviceStream&) = delete;
+  DeviceStream& operator=(const DeviceStream&) = delete;
+
+  const CudaStream handle;
+};
+
+class DeviceOrder {
+ public:
+  virtual ~DeviceOrder() = default;
+
+  // The device's number, as CUDA's driver counts.
+  [[nodiscard]] virtual int device() const = 0;
+
+  // Why the device is none of CUDA's, or nothing. May allocate there.
+  [[nodiscard]] virtual std::string foreign() const = 0;
+
+  // One of high priority, for good.
+  [[nodiscard]] virtual std::unique_ptr<DeviceStream> new_stream() const = 0;
+
+  // Once, from the caller's thread: what its streams hold now comes before the call. Throws
+  // UsageError where they are being captured into a graph.
+  virtual void call() = 0;
+
+  // Once, from any thread: what is put into `stream` from now on comes after that.
+  virtual void start(DeviceStream& stream) = 0;
+
+  // Once, from any thread: the call is what `stream` holds now.
+  virtual void finish(DeviceStream& stream) = 0;
+
+  // Whether the device has come to that, where somebody must wait for it: who uses the results is
+  // on a stream that nobody has told of. Throws what the device failed with.
+  [[nodiscard]] virtual bool finished_on_host() const = 0;
+  virtual bool finished() = 0;
+
+  // After finish(): what the calling thread gives the device to do from now on comes after it.
+  virtual void join() = 0;
+};
+
+// Waits until the device has come to the end of a call. Nothing rings a bell then: `count` of those
+// that wait is what the group goes by.
+class Finished final : public Pollable {
+ public:
+  Finished(DeviceOrder& order, std::shared_ptr<int> count)
+      : order_(order), count_(std::move(count)) {
+    ++*count_;
+  }
+  ~Finished() { --*count_; }
+  Finished(const Finished&) = delete;
+  Finished& operator=(const Finished&) = delete;
+
+  bool ready() override {
+    try {
+      return order_.finished();
+    } catch (...) {
+      error_ = std::current_exception();
+      return true;
+    }
+  }
+  [[nodiscard]] bool awaits(int /*rank*/) const override { return false; }
+  [[nodiscard]] std::string awaited() const override {
+    return "this rank's accelerator, which has not come to the end of this call";
+  }
+  void result() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  DeviceOrder& order_;
+  std::shared_ptr<int> count_;
+  std::exception_ptr error_;
+};
+
+}  // namespace quoit
