@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import building
 
 LIBRARY = building.FOLDER / "libfakecuda.so"
+KERNELS = building.FOLDER / "libfakecudakernels.so"
 LEGACY, PER_THREAD = 1, 2  # streams
 CUDA, CUDA_MANAGED = 2, 13  # DLDeviceType
 _SOURCES = Path(__file__).resolve().parent / "accelerator"
@@ -34,9 +35,10 @@ def library() -> ctypes.CDLL:
     with building.locked():
         building.build(
             LIBRARY,
-            [_SOURCES / "streams.cpp", _SOURCES / "cuda.cpp"],
-            [_SOURCES / "streams.h"],
+            [_SOURCES / name for name in ("streams.cpp", "cuda.cpp", "cuda_ipc.cpp")],
+            [_SOURCES / "streams.h", _SOURCES / "cuda_fake.h"],
         )
+        building.build_kernels(KERNELS, LIBRARY)
     made = ctypes.CDLL(str(LIBRARY))
     for name, result, arguments in (
         ("fake_set_delay_us", None, [ctypes.c_long]),
@@ -49,6 +51,9 @@ def library() -> ctypes.CDLL:
         ("fake_cuda_put", None, [_VOID, _VOID, _VOID, _SIZE]),
         ("fake_cuda_get", None, [_VOID, _VOID, _VOID, _SIZE]),
         ("fake_cuda_order", None, [_VOID, _VOID]),
+        ("fake_cuda_set_peer_access", None, [ctypes.c_int]),
+        ("fake_cuda_own_memories", ctypes.c_int, []),
+        ("fake_cuda_others_memories", ctypes.c_int, []),
         ("fake_cuda_synchronize", None, [_VOID]),
     ):
         function = getattr(made, name)
@@ -60,6 +65,15 @@ def install() -> None:
     """Makes it the driver of this process, which has not asked for one yet."""
     library()
     os.environ["QUOIT_CUDA_DRIVER"] = str(LIBRARY)
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL:
+    """The library of kernels for its devices, for its C functions; see accelerator/kernels.cpp."""
+    library()
+    made = ctypes.CDLL(str(KERNELS))
+    made.fake_kernel_launches.restype = ctypes.c_long
+    return made
 
 
 def new_stream(device: int = 0) -> int:

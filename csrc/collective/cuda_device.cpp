@@ -151,6 +151,29 @@ std::vector<CudaDevice::Left> CudaDevice::sweep() {
   return over;
 }
 
+CudaStream CudaDevice::take_stream() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!streams_.empty()) {
+      CudaStream const stream = streams_.back();
+      streams_.pop_back();
+      return stream;
+    }
+  }
+  const Current here(*this);
+  int least = 0;
+  int greatest = 0;
+  CudaStream stream = nullptr;
+  driver.must(driver.calls.ctx_get_stream_priority_range, &least, &greatest);
+  driver.must(driver.calls.stream_create_with_priority, &stream, kCudaStreamNonBlocking, greatest);
+  return stream;
+}
+
+void CudaDevice::give_back(CudaStream stream) {
+  const std::lock_guard lock(mutex_);
+  streams_.push_back(stream);
+}
+
 bool CudaDevice::is_capturing(CudaStream stream) const {
   int status = kCudaCaptureStatusNone;
   const CudaResult result = driver.calls.stream_is_capturing(stream, &status);

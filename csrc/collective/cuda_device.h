@@ -67,6 +67,11 @@ class CudaDevice {
   // The memory is used again, and `keep` let go, when all copies are over.
   void give_back(std::unique_ptr<Slots> slots, std::shared_ptr<void> keep);
 
+  // A stream of high priority, of those that were given back or a new one; streams are never
+  // destroyed, as work of theirs may outlive those who used them.
+  [[nodiscard]] CudaStream take_stream();
+  void give_back(CudaStream stream);
+
   // Whether what is put into the stream now becomes part of a graph. Within Current.
   [[nodiscard]] bool is_capturing(CudaStream stream) const;
 
@@ -93,7 +98,8 @@ class CudaDevice {
   CudaStream out_ = nullptr;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Slots>> free_;
-  std::vector<Left> left_;  // by calls that are over, to copies that may not be
+  std::vector<CudaStream> streams_;  // that nobody uses
+  std::vector<Left> left_;           // by calls that are over, to copies that may not be
 };
 
 }  // namespace quoit

@@ -94,10 +94,17 @@ CallOptions Operands::options(bool background, double timeout) {
     return device_ != nullptr ? *device_ : CudaDevice::current();
   }();
   auto staging = std::make_shared<CudaStaging>(device);
-  for (CudaStream const stream : streams_) staging->add(stream);
-  if (unordered_) staging->finish_on_host();
-  staging->hold(held());
+  auto order = std::make_shared<CudaOrder>(device);
+  const std::shared_ptr<void> keep = held();
+  const auto prepare = [&](auto& by) {
+    for (CudaStream const stream : streams_) by.add(stream);
+    if (unordered_) by.finish_on_host();
+    by.hold(keep);
+  };
+  prepare(*staging);
+  prepare(*order);
   options.staging = std::move(staging);
+  options.device = std::move(order);
   return options;
 }
 

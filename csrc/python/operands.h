@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "collective/cuda_order.h"
 #include "collective/cuda_staging.h"
 #include "python/objects.h"
 
@@ -31,7 +32,8 @@ class Operands {
   // Of an array that stays in the memory of the CPU, wherever the others are.
   View on_host(const py::object& array, const std::string& dtype, bool writable);
 
-  // What keeps the arrays, and brings those of a device to the host; once, after the views.
+  // What keeps the arrays, and orders those of a device, or brings them to the host; once, after
+  // the views.
   CallOptions options(bool background, double timeout);
 
  private:

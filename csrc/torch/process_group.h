@@ -204,6 +204,7 @@ Communicator::Handle ProcessGroupQuoit::start(const Operands& operands,
   options.mode = mode;
   options.epilogue = operands.epilogue();
   options.staging = operands.staging();
+  options.device = operands.order();
   if (mode != Engine::Mode::Now) {
     options.keep = operands.keep();
     return start_call(communicator(), std::move(options));

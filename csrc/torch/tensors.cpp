@@ -149,11 +149,17 @@ View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const cha
   if (!tensor.is_contiguous()) {
     const at::Tensor given = copyable(tensor);
     flat = reads ? given.contiguous() : at::empty_like(given, at::MemoryFormat::Contiguous);
-    if (writes && staged) staging_->copy_back(given, flat);
+    if (writes && staged) {
+      staging_->copy_back(given, flat);
+      order_->copy_back(given, flat);
+    }
     if (writes && !staged) copies_back_.emplace_back(given, flat);
   }
   tensors_.push_back(flat);
-  if (staged) staging_->add(flat);
+  if (staged) {
+    staging_->add(flat);
+    order_->add(flat);
+  }
   return {static_cast<std::byte*>(flat.data_ptr()),
           static_cast<std::size_t>(flat.numel()) * element.each, element.dtype};
 }
@@ -165,7 +171,9 @@ void Operands::after(c10::Device device, const char* what) {
   QUOIT_CHECK(staging_ == nullptr || staging_->device() == device, UsageError, what, " is on ",
               device.str(), ", another tensor of the same call on ", staging_->device().str(),
               ": move one of them with .to()");
-  if (!staging_) staging_ = std::make_shared<DeviceStaging>(device);
+  if (staging_) return;
+  staging_ = std::make_shared<DeviceStaging>(device);
+  order_ = std::make_shared<TensorOrder>(device);
 }
 
 View Operands::input(const at::Tensor& tensor, const char* what) {

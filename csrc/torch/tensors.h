@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "torch/device_staging.h"
+#include "torch/tensor_order.h"
 
 namespace quoit {
 
@@ -64,6 +65,9 @@ class Operands {
   // What brings tensors of an accelerator to the host; null if all are of the CPU.
   [[nodiscard]] std::shared_ptr<Staging> staging() const { return staging_; }
 
+  // What orders a call on them that needs no host; null likewise.
+  [[nodiscard]] std::shared_ptr<DeviceOrder> order() const { return order_; }
+
   // What keeps all the memory alive, and what copies outputs back (empty when nothing has to be).
   [[nodiscard]] std::shared_ptr<void> keep() const { return std::make_shared<Kept>(tensors_); }
   [[nodiscard]] std::function<void()> epilogue() const;
@@ -76,6 +80,7 @@ class Operands {
   Kept tensors_;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;  // to, from; of CPU tensors
   std::shared_ptr<DeviceStaging> staging_;
+  std::shared_ptr<TensorOrder> order_;
 };
 
 }  // namespace quoit

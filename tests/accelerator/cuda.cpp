@@ -1,116 +1,11 @@
 // A stand-in for CUDA's driver, libcuda, on the test accelerator's streams and memory: what quoit
 // calls of it, and what tests need besides (fake_cuda_*). As on a GPU, copies are asynchronous, an
 // event that was recorded again does not move those that wait for it, and what needs a context
-// fails without one.
+// fails without one. What goes between processes is in cuda_ipc.cpp.
 
-#include <algorithm>
 #include <cstring>
-#include <map>
-#include <string>
-#include <vector>
 
-#include "streams.h"
-
-namespace {
-
-using fake::kDevices;
-
-enum Result : int {
-  kSuccess = 0,
-  kInvalidValue = 1,
-  kOutOfMemory = 2,
-  kNoDevice = 100,
-  kInvalidDevice = 101,
-  kInvalidContext = 201,
-  kInvalidHandle = 400,
-  kNotReady = 600,
-  kIllegalAddress = 700,
-  kCaptureUnsupported = 900,
-};
-
-struct Name {
-  Result result;
-  const char* name;
-  const char* description;
-};
-constexpr Name kNames[] = {
-    {kInvalidValue, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
-    {kOutOfMemory, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
-    {kNoDevice, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
-    {kInvalidDevice, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
-    {kInvalidContext, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
-    {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
-    {kIllegalAddress, "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
-    {kCaptureUnsupported, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-     "operation not permitted when stream is capturing"},
-};
-constexpr int kRelaxed = 2;
-
-struct Context {
-  int device;
-};
-Context contexts[kDevices] = {{0}, {1}};
-thread_local std::vector<Context*> current;
-thread_local int capture_mode = 0;
-
-struct Event {
-  int device;
-  std::shared_ptr<fake::Mark> mark;
-};
-
-// Leaked, as all that threads of streams may still touch.
-struct State {
-  std::mutex mutex;
-  std::map<uintptr_t, fake::Block*> blocks;  // of devices
-  std::string failing;                       // a function
-  Result result = kSuccess;
-};
-State& state() {
-  static auto* one = new State;
-  return *one;
-}
-
-// What the function is told to fail with.
-Result told(const char* function) {
-  std::lock_guard lock(state().mutex);
-  return state().failing == function ? state().result : kSuccess;
-}
-
-Result in_context(const char* function) {
-  if (const Result result = told(function)) return result;
-  return current.empty() ? kInvalidContext : kSuccess;
-}
-
-// What a capture elsewhere would be spoilt by.
-Result uncaptured() {
-  return fake_is_capturing() != 0 && capture_mode != kRelaxed ? kCaptureUnsupported : kSuccess;
-}
-
-fake::Stream* stream_of(void* handle) {
-  const auto number = reinterpret_cast<uintptr_t>(handle);
-  if (number > 2) return static_cast<fake::Stream*>(handle);
-  const int device = current.empty() ? 0 : current.back()->device;
-  if (number < 2) return &fake::stream(device, 0);
-  thread_local fake::Stream* own[kDevices] = {};
-  if (own[device] == nullptr) own[device] = &fake::new_stream(device);
-  return own[device];
-}
-
-fake::Block* block_with(uintptr_t address, size_t bytes) {
-  std::lock_guard lock(state().mutex);
-  auto next = state().blocks.upper_bound(address);
-  if (next == state().blocks.begin()) return nullptr;
-  fake::Block* block = std::prev(next)->second;
-  const auto begin = reinterpret_cast<uintptr_t>(block->data);
-  return address + bytes <= begin + block->bytes ? block : nullptr;
-}
-
-bool is_pinned(uintptr_t address, size_t bytes) {
-  const auto block = fake::find_pinned(reinterpret_cast<const void*>(address));
-  return block && address + bytes <= reinterpret_cast<uintptr_t>(block->data) + block->bytes;
-}
-
-}  // namespace
+#include "cuda_fake.h"
 
 extern "C" {
 
@@ -131,6 +26,26 @@ Result cuInit(unsigned) { return told("cuInit"); }
 Result cuDeviceGet(int* device, int ordinal) {
   if (ordinal < 0 || ordinal >= kDevices) return kInvalidDevice;
   *device = ordinal;
+  return kSuccess;
+}
+
+Result cuDeviceGetCount(int* count) {
+  *count = kDevices;
+  return kSuccess;
+}
+
+struct Uuid {
+  char bytes[16];
+};
+
+Result cuDeviceGetUuid_v2(Uuid* uuid, int device) {
+  *uuid = {"a fake device 0"};
+  uuid->bytes[14] = static_cast<char>('0' + device);
+  return kSuccess;
+}
+
+Result cuDeviceCanAccessPeer(int* can, int, int) {
+  *can = state().peer_access;
   return kSuccess;
 }
 
@@ -159,7 +74,7 @@ Result cuCtxGetDevice(int* device) {
 
 Result cuPointerGetAttribute(void* data, int attribute, unsigned long long address) {
   constexpr int kDeviceOrdinal = 9;
-  const fake::Block* block = block_with(address, 1);
+  const fake::Block* block = fake::find_block(address, 1);
   if (attribute != kDeviceOrdinal || block == nullptr) return kInvalidValue;
   *static_cast<int*>(data) = block->home->device;
   return kSuccess;
@@ -182,7 +97,7 @@ Result cuMemcpyAsync(unsigned long long to, unsigned long long from, size_t byte
   if (const Result result = in_context("cuMemcpyAsync")) return result;
   fake::Stream* stream = stream_of(handle);
   const bool up = is_pinned(from, bytes);
-  const fake::Block* block = block_with(up ? to : from, bytes);
+  const fake::Block* block = fake::find_block(up ? to : from, bytes);
   if (block == nullptr || !(up || is_pinned(to, bytes))) return kInvalidValue;
   if (stream->device != current.back()->device) return kInvalidHandle;
   stream->enqueue_late([to, from, bytes] {
@@ -197,8 +112,19 @@ Result cuStreamCreate(void** handle, unsigned) {
   return kSuccess;
 }
 
+Result cuCtxGetStreamPriorityRange(int* least, int* greatest) {
+  *least = 0;
+  *greatest = -5;
+  return told("cuCtxGetStreamPriorityRange");
+}
+
+Result cuStreamCreateWithPriority(void** handle, unsigned flags, int) {
+  return cuStreamCreate(handle, flags);
+}
+
 Result cuStreamWaitEvent(void* handle, Event* event, unsigned) {
   if (const Result result = told("cuStreamWaitEvent")) return result;
+  if (event->cell != nullptr) wait_for_shared(*event, *stream_of(handle));
   if (event->mark) stream_of(handle)->wait_for(event->mark);
   return kSuccess;
 }
@@ -213,9 +139,13 @@ Result cuThreadExchangeStreamCaptureMode(int* mode) {
   return kSuccess;
 }
 
-Result cuEventCreate(Event** event, unsigned) {
+Result cuEventCreate(Event** event, unsigned flags) {
+  constexpr unsigned kDisableTiming = 2;
+  constexpr unsigned kInterprocess = 4;
   if (const Result result = in_context("cuEventCreate")) return result;
+  if ((flags & kInterprocess) != 0 && (flags & kDisableTiming) == 0) return kInvalidValue;
   *event = new Event{current.back()->device, nullptr};
+  if ((flags & kInterprocess) != 0) share(**event);
   return kSuccess;
 }
 
@@ -223,13 +153,18 @@ Result cuEventRecord(Event* event, void* handle) {
   if (const Result result = in_context("cuEventRecord")) return result;
   fake::Stream* stream = stream_of(handle);
   if (stream->device != event->device) return kInvalidHandle;
-  event->mark = stream->mark();
+  if (event->cell != nullptr)
+    record_shared(*event, *stream);
+  else
+    event->mark = stream->mark();
   return kSuccess;
 }
 
 Result cuEventQuery(Event* event) {
   if (const Result result = told("cuEventQuery")) return result;
   if (const Result result = uncaptured()) return result;
+  if (event->cell != nullptr)
+    return event->cell->reached >= event->cell->recorded ? kSuccess : kNotReady;
   return !event->mark || event->mark->reached() ? kSuccess : kNotReady;
 }
 
@@ -254,20 +189,15 @@ void* fake_cuda_stream(int device) { return &fake::new_stream(device); }
 
 // Memory of the stream's device, which is freed in the order of the stream.
 void* fake_cuda_allocate(void* stream, size_t bytes) {
-  fake::Block* block = fake::allocate(*stream_of(stream), bytes);
-  std::lock_guard lock(state().mutex);
-  state().blocks.emplace(reinterpret_cast<uintptr_t>(block->data), block);
-  return block->data;
+  return fake::allocate(*stream_of(stream), bytes)->data;
 }
 
 void fake_cuda_free(void* data) {
-  fake::Block* block = block_with(reinterpret_cast<uintptr_t>(data), 1);
-  {
-    std::lock_guard lock(state().mutex);
-    state().blocks.erase(reinterpret_cast<uintptr_t>(data));
-  }
-  fake::release(block);
+  fake::release(fake::find_block(reinterpret_cast<uintptr_t>(data), 1));
 }
+
+// Whether devices reach each other's memory, from now on.
+void fake_cuda_set_peer_access(int reach) { state().peer_access = reach; }
 
 // Puts bytes of the host, as they are now, into memory of a device when the stream comes to it.
 void fake_cuda_put(void* stream, void* to, const void* from, size_t bytes) {

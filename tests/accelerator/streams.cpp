@@ -84,6 +84,17 @@ void put_back(void* data, size_t bytes) {
   shelf().blocks.emplace(bytes, data);
 }
 
+// Blocks that are in use.
+struct BlockTable {
+  std::mutex mutex;
+  std::map<uintptr_t, Block*> blocks;
+};
+
+BlockTable& block_table() {
+  static auto* one = new BlockTable;
+  return *one;
+}
+
 struct PinnedTable {
   std::mutex mutex;
   std::map<uintptr_t, std::shared_ptr<Pinned>> blocks;
@@ -154,9 +165,11 @@ void Stream::run() {
   }
 }
 
+void Stream::enqueue_always(std::function<void()> work) { push({std::move(work), true}); }
+
 std::shared_ptr<Mark> Stream::mark() {
   auto mark = std::make_shared<Mark>();
-  push({[mark] { mark->reach(); }, true});
+  enqueue_always([mark] { mark->reach(); });
   return mark;
 }
 
@@ -233,7 +246,18 @@ Block* allocate(Stream& home, size_t bytes) {
   block->data = take(size);
   block->bytes = size;
   block->home = &home;
+  std::lock_guard lock(block_table().mutex);
+  block_table().blocks.emplace(reinterpret_cast<uintptr_t>(block->data), block);
   return block;
+}
+
+Block* find_block(uintptr_t address, size_t bytes) {
+  std::lock_guard lock(block_table().mutex);
+  auto next = block_table().blocks.upper_bound(address);
+  if (next == block_table().blocks.begin()) return nullptr;
+  Block* block = std::prev(next)->second;
+  const auto begin = reinterpret_cast<uintptr_t>(block->data);
+  return address + bytes <= begin + block->bytes ? block : nullptr;
 }
 
 void note_user(Block& block, Stream& user) {
@@ -242,6 +266,10 @@ void note_user(Block& block, Stream& user) {
 }
 
 void release(Block* block) {
+  {
+    std::lock_guard lock(block_table().mutex);
+    block_table().blocks.erase(reinterpret_cast<uintptr_t>(block->data));
+  }
   std::set<Stream*> users = std::move(block->users);
   users.insert(block->home);
   auto left = std::make_shared<std::atomic<size_t>>(users.size());

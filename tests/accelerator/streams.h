@@ -36,8 +36,9 @@ class Stream {
  public:
   Stream(int device, int64_t id) : device(device), id(id) {}
 
-  void enqueue(std::function<void()> work);       // dropped once the process exits
-  void enqueue_late(std::function<void()> work);  // after the delay that fake_set_delay_us said
+  void enqueue(std::function<void()> work);         // dropped once the process exits
+  void enqueue_late(std::function<void()> work);    // after the delay that fake_set_delay_us said
+  void enqueue_always(std::function<void()> work);  // even once the process exits
   std::shared_ptr<Mark> mark();
   void wait_for(std::shared_ptr<Mark> mark);  // what is queued from now on runs after it
   bool idle();
@@ -90,6 +91,7 @@ struct Block {
 Block* allocate(Stream& home, size_t bytes);
 void note_user(Block& block, Stream& user);
 void release(Block* block);
+Block* find_block(uintptr_t address, size_t bytes);  // which has them all; null: none
 
 // Pinned host memory. A block is given out again once it is freed and no copy holds it.
 struct Pinned {
