@@ -304,7 +304,7 @@ Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions 
   check_rank(to, "destination");
   check_tag(tag, "send");
   const Call call{data.count, 0, to, Op::Send, data.dtype};
-  if (DeviceEdges* const edges = edges_for(call, options))
+  if (DeviceEdges* const edges = edges_for(options))
     return start(call, edges->send(options.device, to, tag, data, arrivals_), options,
                  Engine::Order::AtOnce);
   const std::size_t pieces =
@@ -321,10 +321,9 @@ Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOption
   if (from != kAnySource) check_rank(from, "source");
   check_tag(tag, "recv");
   const Call call{into.count, 0, from, Op::Recv, into.dtype};
-  if (DeviceEdges* const edges = edges_for(call, options)) {
+  if (DeviceEdges* const edges = edges_for(options)) {
     const Handle work = begin(call, options);
-    engine_.submit(*this, work,
-                   edges->receive(options.device, from, tag, into, work.get(), arrivals_),
+    engine_.submit(*this, work, edges->receive(options.device, from, tag, into, *work, arrivals_),
                    Engine::Order::AtOnce, options.mode);
     return work;
   }
@@ -334,7 +333,7 @@ Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOption
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{}, {into}}; });
   const Handle work = begin(call, options);
-  const auto make = [=, this, &told = *work](const Piece& piece) {
+  const auto make = [=, this, told = work.get()](const Piece& piece) {
     return receive_message(*us_.network, from, tag, piece(into), told);
   };
   engine_.submit(*this, work,

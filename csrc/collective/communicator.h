@@ -163,7 +163,7 @@ class Communicator final : public Group {
   [[nodiscard]] static Task in_pieces(std::shared_ptr<Staging> staging, std::size_t pieces,
                                       std::shared_ptr<int> arrivals, Make make);
   [[nodiscard]] DeviceLane* lane_for(Call& call, CallOptions& options);
-  [[nodiscard]] DeviceEdges* edges_for(const Call& call, CallOptions& options);
+  [[nodiscard]] DeviceEdges* edges_for(CallOptions& options);
   void settle(const Call& call, Task task, const CallOptions& options, Engine::Order order);
   Handle launch(const Call& call, CallOptions& options, DeviceLane& lane, Task task,
                 bool on_host = false);

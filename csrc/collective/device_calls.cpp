@@ -34,21 +34,15 @@ DeviceLane* Communicator::lane_for(Call& call, CallOptions& options) {
   return lane;
 }
 
-DeviceEdges* Communicator::edges_for(const Call& call, CallOptions& options) {
+DeviceEdges* Communicator::edges_for(CallOptions& options) {
   if (!options.device) return nullptr;
-  DeviceEdges* edges = nullptr;
-  if (devices_.introduce(*options.device)) {
-    if (!devices_.knows(call.root))
-      settle(call, devices_.meet(call.root), options, Engine::Order::AtOnce);
-    edges = devices_.edges(call.root);
-  }
-  if (edges == nullptr) {
+  if (!devices_.introduce(*options.device)) {
     options.device.reset();
     return nullptr;
   }
   options.staging.reset();
   options.device->call();
-  return edges;
+  return &devices_.edges();
 }
 
 Communicator::Handle Communicator::launch(const Call& call, CallOptions& options, DeviceLane& lane,

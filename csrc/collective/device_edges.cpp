@@ -4,35 +4,20 @@
 #include <array>
 #include <utility>
 
+#include "core/copy.h"
+#include "core/log.h"
+
 namespace quoit {
 namespace {
 
 constexpr std::size_t kPieces = 2;  // that are under way
 constexpr std::size_t kPiece = std::size_t{4} << 20;
 
-// Streams of messages beside those of users. An announcement has its message's tag; the grant of a
-// message that was announced as the k-th has a stream of its own.
-constexpr Tag kAnnounced = Tag{1} << 62;
+// Streams of messages beside those of users: that a piece is in its slot, and that it was taken.
 constexpr Tag kPieceTag = -5;
 constexpr Tag kCreditTag = -6;
-constexpr Tag grant_tag(std::uint64_t number) { return -1000 - static_cast<Tag>(number); }
 
-struct Announcement {
-  std::uint64_t number = 0;  // of the message, among those of this direction
-  std::uint64_t bytes = 0;
-  CudaOffer slots;
-};
-
-struct Grant {
-  std::uint64_t turn = 0;
-  bool refused = false;  // it has the wrong size: nothing moves
-  CudaOffer marks;       // of what was read
-};
-
-template <class T>
-Bytes raw(T& value) {
-  return std::as_writable_bytes(std::span(&value, 1));
-}
+CudaAddress address(std::byte* data) { return reinterpret_cast<CudaAddress>(data); }
 
 }  // namespace
 
@@ -43,15 +28,10 @@ struct DeviceEdges::Edge {
   Edge(CudaDevice& device, std::size_t bytes, std::unique_ptr<DeviceStream> of_order)
       : ours(std::make_unique<CudaScratch>(device, bytes)), stream(std::move(of_order)) {}
 
-  // What the other side has for this direction.
-  void learn(CudaDevice& device, const CudaOffer& offer) {
-    if (!theirs) theirs = std::make_unique<CudaWindow>(device, offer);
-  }
-
   std::unique_ptr<CudaScratch> ours;
   std::unique_ptr<CudaWindow> theirs;
   std::unique_ptr<DeviceStream> stream;
-  std::uint64_t messages = 0;  // announced, or matched
+  std::uint64_t messages = 0;  // announced; of incoming ones those that come directly
   std::uint64_t turn = 0;      // whose bytes go now
   std::uint64_t pieces = 0;    // ever
   bool broken = false;         // a message was given up halfway
@@ -84,6 +64,8 @@ class DeviceEdges::Turn final : public Pollable {
     over_ = true;
     ++edge_.turn;
   }
+  // It needs none.
+  void pass() { over_ = true; }
 
  private:
   Edge& edge_;
@@ -92,8 +74,36 @@ class DeviceEdges::Turn final : public Pollable {
   bool over_ = false;
 };
 
-DeviceEdges::DeviceEdges(CudaDevice& device, const cuda::KernelSet& kernels, Network& network)
-    : device_(device), kernels_(kernels), network_(network) {}
+// Waits until the device has come to an event.
+class DeviceEdges::Reached final : public Pollable {
+ public:
+  Reached(const CudaDevice& device, CudaEvent event, std::shared_ptr<int> count)
+      : device_(device), event_(event), count_(std::move(count)) {
+    ++*count_;
+  }
+  ~Reached() { --*count_; }
+  Reached(const Reached&) = delete;
+  Reached& operator=(const Reached&) = delete;
+
+  bool ready() override {
+    const CudaDevice::Current here(device_);
+    return device_.driver.calls.event_query(event_) != CudaResult::NotReady;
+  }
+  [[nodiscard]] bool awaits(int /*rank*/) const override { return false; }
+  [[nodiscard]] std::string awaited() const override {
+    return "this rank's accelerator, which has not come to the copies of this call";
+  }
+  void result() const { static_cast<void>(device_.reached(event_)); }
+
+ private:
+  const CudaDevice& device_;
+  CudaEvent const event_;
+  const std::shared_ptr<int> count_;
+};
+
+DeviceEdges::DeviceEdges(CudaDevice& device, const cuda::KernelSet& kernels, Network& network,
+                         std::function<void(int)> opened)
+    : device_(device), kernels_(kernels), network_(network), opened_(std::move(opened)) {}
 
 DeviceEdges::~DeviceEdges() = default;
 
@@ -104,54 +114,136 @@ DeviceEdges::Edge& DeviceEdges::edge(bool outgoing, int peer, const DeviceOrder&
   return *found;
 }
 
+// Whether what the other side has for this direction can be used.
+bool DeviceEdges::learn(Edge& edge, int peer, const CudaOffer& offer) {
+  if (edge.theirs) return true;
+  try {
+    edge.theirs = std::make_unique<CudaWindow>(device_, offer);
+  } catch (const Error& error) {
+    if (log::debug()) log::write(text("no CUDA IPC with rank ", peer, ": ", error.what()));
+    return false;
+  }
+  opened_(peer);
+  return true;
+}
+
 Task DeviceEdges::send(std::shared_ptr<DeviceOrder> order, int to, Tag tag, View data,
                        std::shared_ptr<int> count) {
   Edge& edge = this->edge(true, to, *order);
   Turn turn(edge, to);
   Announcement announcement{edge.messages++, data.bytes(), edge.ours->offer()};
-  Transfer announced = network_.send(to, kAnnounced | tag, raw(announcement));
+  Transfer announced = network_.send(to, kAnnounced | tag, raw_bytes(announcement));
   co_await announced;
   Grant grant;
-  Transfer granted = network_.recv(to, grant_tag(announcement.number), raw(grant));
+  Transfer granted = network_.recv(to, grant_tag(announcement.number), raw_bytes(grant));
   co_await granted;
-  edge.learn(device_, grant.marks);
-  turn.come(grant.turn);
-  co_await turn;
+  if (grant.way == Grant::Way::Direct) {
+    QUOIT_CHECK(learn(edge, to, grant.marks), TransportError, "rank ", to, " can use the device ",
+                "memory of this rank by CUDA IPC, but this rank not its events: set QUOIT_IPC=off");
+    turn.come(grant.turn);
+    co_await turn;
+  } else {
+    turn.pass();
+  }
   order->start(*edge.stream);
-  if (!grant.refused) co_await move(edge, true, to, data);
+  if (grant.way == Grant::Way::Direct) {
+    co_await move(edge, true, to, data);
+    turn.end();
+  } else if (grant.way == Grant::Way::ByHost) {
+    co_await send_by_host(edge, to, announcement.number, data, count);
+  }
   order->finish(*edge.stream);
-  turn.end();
   if (!order->finished_on_host()) co_return;
   Finished finished(*order, std::move(count));
   co_await finished;
 }
 
+Task DeviceEdges::send_by_host(Edge& edge, int to, std::uint64_t number, View data,
+                               std::shared_ptr<int> count) {
+  // Given back in any case: a copy that is under way uses them.
+  const auto give_back = [this](CudaDevice::Slots* slots) {
+    device_.give_back(std::unique_ptr<CudaDevice::Slots>(slots), nullptr);
+  };
+  const std::unique_ptr<CudaDevice::Slots, decltype(give_back)> slots(
+      device_.take(data.bytes()).release(), give_back);
+  {
+    const CudaDevice::Current here(device_);
+    const CudaDriver& driver = device_.driver;
+    if (data.count > 0)
+      driver.must(driver.calls.memcpy_async, address(slots->memory), address(data.data),
+                  data.bytes(), edge.stream->handle);
+    driver.must(driver.calls.event_record, slots->arrived[0], edge.stream->handle);
+  }
+  {
+    Reached reached(device_, slots->arrived[0], std::move(count));
+    co_await reached;
+  }
+  Transfer sent = network_.send(to, bytes_tag(number), {slots->memory, data.bytes()});
+  co_await sent;
+}
+
 Task DeviceEdges::receive(std::shared_ptr<DeviceOrder> order, int from, Tag tag, View into,
-                          Work* told, std::shared_ptr<int> count) {
-  Announcement announcement;
-  Transfer announced = network_.recv(from, kAnnounced | tag, raw(announcement));
-  const int peer = co_await announced;
-  if (told != nullptr) told->set_source(peer);
-  Edge& edge = this->edge(false, peer, *order);
-  edge.learn(device_, announcement.slots);
-  const bool fits = announcement.bytes == into.bytes();
-  Grant grant{edge.messages++, !fits, edge.ours->offer()};
-  Turn turn(edge, peer);
-  turn.come(grant.turn);
-  Transfer granted = network_.send(peer, grant_tag(announcement.number), raw(grant));
-  co_await granted;
-  co_await turn;
-  if (!fits) turn.end();
-  QUOIT_CHECK(fits, TransportError, "rank ", peer, " sent ", announcement.bytes,
-              " bytes, this rank expected ", into.bytes(),
-              ": both sides must pass tensors of the same size and dtype");
-  order->start(*edge.stream);
-  co_await move(edge, false, peer, into);
-  order->finish(*edge.stream);
-  turn.end();
+                          Work& told, std::shared_ptr<int> count) {
+  Transfer arrived = network_.recv(from, tag, {}, Fit::Whole);
+  const int peer = co_await arrived;
+  told.set_source(peer);
+  if (arrived.announced()) {
+    co_await receive_announced(order, peer, Announcement::read(arrived.whole()), into);
+  } else {
+    check_fits(peer, {0, arrived.size(), {}}, into);
+    Edge& edge = this->edge(false, peer, *order);
+    order->start(*edge.stream);
+    place(edge, arrived.whole(), into);
+    order->finish(*edge.stream);
+  }
   if (!order->finished_on_host()) co_return;
   Finished finished(*order, std::move(count));
   co_await finished;
+}
+
+// What has come in memory of the host.
+void DeviceEdges::place(Edge& edge, ConstBytes came, View into) {
+  std::unique_ptr<CudaDevice::Slots> slots = device_.take(came.size());
+  const CudaDevice::Current here(device_);
+  const CudaDriver& driver = device_.driver;
+  copy_bytes(came.data(), slots->memory, came.size());
+  if (!came.empty())
+    driver.must(driver.calls.memcpy_async, address(into.data), address(slots->memory), came.size(),
+                edge.stream->handle);
+  driver.must(driver.calls.event_record, slots->carried[0], edge.stream->handle);
+  device_.give_back(std::move(slots), nullptr);
+}
+
+Task DeviceEdges::receive_announced(const std::shared_ptr<DeviceOrder>& order, int peer,
+                                    Announcement announced, View into) {
+  Edge& edge = this->edge(false, peer, *order);
+  Grant grant;
+  if (announced.bytes != into.bytes())
+    grant.way = Grant::Way::Refused;
+  else if (!learn(edge, peer, announced.slots))
+    grant.way = Grant::Way::ByHost;
+  if (grant.way != Grant::Way::Direct) {
+    Transfer granted = network_.send(peer, grant_tag(announced.number), raw_bytes(grant));
+    co_await granted;
+    check_fits(peer, announced, into);
+    Transfer bytes = network_.recv(peer, bytes_tag(announced.number), {}, Fit::Whole);
+    co_await bytes;
+    order->start(*edge.stream);
+    place(edge, bytes.whole(), into);
+    order->finish(*edge.stream);
+    co_return;
+  }
+  grant.turn = edge.messages++;
+  grant.marks = edge.ours->offer();
+  Turn turn(edge, peer);
+  turn.come(grant.turn);
+  Transfer granted = network_.send(peer, grant_tag(announced.number), raw_bytes(grant));
+  co_await granted;
+  co_await turn;
+  order->start(*edge.stream);
+  co_await move(edge, false, peer, into);
+  turn.end();
+  order->finish(*edge.stream);
 }
 
 Task DeviceEdges::move(Edge& edge, bool outgoing, int peer, View data) {
@@ -172,19 +264,19 @@ Task DeviceEdges::move(Edge& edge, bool outgoing, int peer, View data) {
     std::byte nothing{};
     if (outgoing) {
       if (edge.pieces >= kPieces) {
-        Transfer credit = network_.recv(peer, kCreditTag, raw(nothing));
+        Transfer credit = network_.recv(peer, kCreditTag, raw_bytes(nothing));
         co_await credit;
         wait_for(slot);
       }
       copy(data.data + done, edge.ours->data() + slot * kPiece, bytes, slot);
-      Transfer told = network_.send(peer, kPieceTag, raw(nothing));
+      Transfer told = network_.send(peer, kPieceTag, raw_bytes(nothing));
       co_await told;
     } else {
-      Transfer told = network_.recv(peer, kPieceTag, raw(nothing));
+      Transfer told = network_.recv(peer, kPieceTag, raw_bytes(nothing));
       co_await told;
       wait_for(slot);
       copy(edge.theirs->data() + slot * kPiece, data.data + done, bytes, slot);
-      Transfer credit = network_.send(peer, kCreditTag, raw(nothing));
+      Transfer credit = network_.send(peer, kCreditTag, raw_bytes(nothing));
       co_await credit;
     }
   }

@@ -46,20 +46,20 @@ std::string lack_in(ConstBytes words) {
 class DeviceGroup::Meeting : public Pollable {
  public:
   [[nodiscard]] bool differs() const {
-    if (!call_) return false;
     const Board::Round round = board_.next();
     for (int peer = 0; peer < board_.size(); ++peer) {
       if (!board_.published(peer, round)) continue;
       const Call& theirs = board_.call(peer, round);
-      if (theirs.sequence == call_->sequence && theirs != *call_) return true;
+      if (theirs.sequence == call_.sequence && theirs != call_) return true;
     }
     return false;
   }
   void result() const {}
 
- protected:
-  Meeting(DeviceGroup& group, std::optional<Call> call)
+  Meeting(DeviceGroup& group, const Call& call)
       : group_(group), board_(group.segment_.board()), call_(call) {}
+
+ protected:
   ~Meeting() = default;
 
   // As in "rank 1, 3": those that it waits for.
@@ -74,42 +74,35 @@ class DeviceGroup::Meeting : public Pollable {
 
  private:
   const Board& board_;
-  const std::optional<Call> call_;
+  const Call call_;
 };
 
 // Waits until ranks have told of their devices; one that lacks something is enough.
 class DeviceGroup::Heard final : public Meeting {
  public:
-  Heard(DeviceGroup& group, std::vector<int> peers, std::optional<Call> call)
-      : Meeting(group, call), peers_(std::move(peers)) {}
+  using Meeting::Meeting;
 
   bool ready() override {
     bool all = true;
-    for (const int peer : peers_) {
-      const auto words = group_.others_.told(peer);
+    for (int rank = 0; rank < group_.size_; ++rank) {
+      const auto words = group_.others_.told(rank);
       if (words && !offer_in(*words)) return true;
       all &= words.has_value();
     }
     return all || differs();
   }
   [[nodiscard]] bool awaits(int rank) const override {
-    return std::find(peers_.begin(), peers_.end(), rank) != peers_.end() &&
-           !group_.others_.told(rank);
+    return rank < group_.size_ && !group_.others_.told(rank);
   }
   [[nodiscard]] std::string awaited() const override {
     return missing() + " to use its device in this group";
   }
-
- private:
-  const std::vector<int> peers_;
 };
 
-// Waits until ranks have tried to open what they offer each other: all of them, or this rank and
-// one other.
+// Waits until all have tried to open what the others offer.
 class DeviceGroup::Judged final : public Meeting {
  public:
-  Judged(DeviceGroup& group, int peer, std::optional<Call> call)
-      : Meeting(group, call), peer_(peer) {}
+  using Meeting::Meeting;
 
   bool ready() override {
     for (int rank = 0; rank < group_.size_; ++rank)
@@ -117,22 +110,15 @@ class DeviceGroup::Judged final : public Meeting {
     return true;
   }
   [[nodiscard]] bool awaits(int rank) const override {
-    for (int of = 0; of < group_.size_; ++of)
-      if (misses(rank, of)) return true;
+    for (int of = 0; of < group_.size_; ++of) {
+      const Found found = group_.others_.found(rank, of);
+      if (rank != of && (found == Found::Unknown || found == Found::Met)) return true;
+    }
     return false;
   }
   [[nodiscard]] std::string awaited() const override {
     return missing() + " to open the device memory of others";
   }
-
- private:
-  [[nodiscard]] bool misses(int finder, int of) const {
-    if (finder == of) return false;
-    if (peer_ != kAnySource && (finder != peer_ || of != group_.others_.rank())) return false;
-    return group_.others_.found(finder, of) == Found::Unknown;
-  }
-
-  const int peer_;
 };
 
 DeviceGroup::DeviceGroup(HostSegment& segment, Network& network, int size, std::string where)
@@ -166,7 +152,8 @@ DeviceGroup::~DeviceGroup() {
   for (int peer = 0; peer < others_.size(); ++peer) {
     const auto words = others_.told(peer);
     processes.push_back(words ? offer_in(*words) : std::nullopt);
-    if (others_.found(others_.rank(), peer) == Found::Opened) opened.push_back(peer);
+    const Found found = others_.found(others_.rank(), peer);
+    if (found == Found::Met || found == Found::Opened) opened.push_back(peer);
   }
   // These live on in the group's memory, which is kept for them.
   legacy.closed = [others = others_, opened, keep = segment_.keep()]() mutable {
@@ -200,7 +187,9 @@ std::string DeviceGroup::lacks(const DeviceOrder& order) {
     device_ = &device;
     scratch_ = std::make_unique<CudaScratch>(device, DeviceLane::kScratch);
     stream_ = order.new_stream();
-    edges_ = std::make_unique<DeviceEdges>(device, *kernels_, network_);
+    edges_ = std::make_unique<DeviceEdges>(device, *kernels_, network_, [this](int peer) {
+      if (others_.found(others_.rank(), peer) == Found::Unknown) others_.found(peer, Found::Met);
+    });
     return {};
   } catch (const Error& error) {
     return error.what();
@@ -232,15 +221,8 @@ std::vector<int> DeviceGroup::others() const {
   return peers;
 }
 
-bool DeviceGroup::knows(int peer) {
-  const std::scoped_lock lock(mutex_);
-  if (peer != kAnySource) return met_.contains(peer);
-  return static_cast<int>(met_.size()) == size_;
-}
-
 void DeviceGroup::open(int peer) {
   if (peer == others_.rank() || windows_.contains(peer)) return;
-  if (others_.found(others_.rank(), peer) != Found::Unknown) return;
   try {
     windows_[peer] = std::make_unique<CudaWindow>(*device_, *offer_in(*others_.told(peer)));
     others_.found(peer, Found::Opened);
@@ -269,7 +251,7 @@ void DeviceGroup::tell(const std::string& obstacle) {
 }
 
 Task DeviceGroup::meet(Call call) {
-  Heard heard(*this, others(), call);
+  Heard heard(*this, call);
   co_await heard;
   if (heard.differs()) co_return;
   std::string why;
@@ -283,7 +265,7 @@ Task DeviceGroup::meet(Call call) {
       const std::scoped_lock lock(mutex_);
       for (const int peer : others()) open(peer);
     }
-    Judged judged(*this, kAnySource, call);
+    Judged judged(*this, call);
     co_await judged;
     if (judged.differs()) co_return;
     find();
@@ -300,42 +282,6 @@ Task DeviceGroup::meet(Call call) {
   }
   if (!usable_) tell(why);
   known_ = true;
-}
-
-Task DeviceGroup::meet(int peer) {
-  const std::vector<int> peers = peer == kAnySource ? others() : std::vector{peer};
-  for (const int one : peers) {
-    if (one != others_.rank()) {
-      Heard heard(*this, {one}, std::nullopt);
-      co_await heard;
-      if (obstacle(others_.rank(), one).empty()) {
-        {
-          const std::scoped_lock lock(mutex_);
-          open(one);
-        }
-        Judged judged(*this, one, std::nullopt);
-        co_await judged;
-      }
-    }
-    const std::scoped_lock lock(mutex_);
-    met_[one] = obstacle(others_.rank(), one);
-    if (!met_[one].empty()) tell(met_[one]);
-  }
-  const std::scoped_lock lock(mutex_);
-  met_[others_.rank()] = {};
-}
-
-DeviceEdges* DeviceGroup::edges(int peer) {
-  const std::scoped_lock lock(mutex_);
-  if (peer != kAnySource) return met_.at(peer).empty() ? edges_.get() : nullptr;
-  const auto reached = [](const auto& met) { return met.second.empty(); };
-  if (std::all_of(met_.begin(), met_.end(), reached)) return edges_.get();
-  const auto one = std::find_if_not(met_.begin(), met_.end(), reached);
-  QUOIT_CHECK(static_cast<std::size_t>(std::count_if(met_.begin(), met_.end(), reached)) == 1,
-              UnavailableError,
-              "a receive from any rank into memory of a device, but only some of ",
-              "them are reached by CUDA IPC (", one->second, "): set QUOIT_IPC=off on all ranks");
-  return nullptr;
 }
 
 }  // namespace quoit

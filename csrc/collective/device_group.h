@@ -27,21 +27,18 @@ class DeviceGroup {
   // `order` is on another. Whether this rank has what it takes. From any thread.
   bool introduce(const DeviceOrder& order);
 
-  // Whether it is known how the group, or this rank and `peer`, or all of kAnySource, can talk.
+  // Whether it is known how collectives can go.
   [[nodiscard]] bool knows() const { return known_; }
-  [[nodiscard]] bool knows(int peer);
 
   // Finds out; after introduce(), under the engine's lock. It remains unknown if a rank makes
   // another collective than `call` meanwhile.
   Task meet(Call call);
-  Task meet(int peer);
 
   // When it is known: what serves the group's collectives, or null.
   [[nodiscard]] DeviceLane* lane() { return usable_ ? lane_.get() : nullptr; }
 
-  // What serves messages with `peer`, or null. Throws UnavailableError for kAnySource where only
-  // some can be reached.
-  [[nodiscard]] DeviceEdges* edges(int peer);
+  // What serves messages, after introduce().
+  [[nodiscard]] DeviceEdges& edges() { return *edges_; }
 
   // The group takes no more calls: nothing of other ranks is opened any more.
   void leave();
@@ -64,9 +61,8 @@ class DeviceGroup {
   const std::string where_;
   std::mutex mutex_;  // guards what follows, but for what the engine's lock guards
   bool introduced_ = false;
-  std::string lack_;                // of this rank
-  int number_ = -1;                 // of the device
-  std::map<int, std::string> met_;  // what keeps this rank and another from talking
+  std::string lack_;  // of this rank
+  int number_ = -1;   // of the device
   std::set<std::string> told_;
   std::atomic<bool> known_{false};
   bool usable_ = false;

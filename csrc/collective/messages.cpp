@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "collective/announcement.h"
 #include "collective/recursive.h"
 #include "core/copy.h"
 
@@ -124,14 +125,12 @@ Task send_message(Network& net, int to, Tag tag, View data) {
   co_await transfer;
 }
 
-Task receive_message(Network& net, int from, Tag tag, View into) {
+Task receive_message(Network& net, int from, Tag tag, View into, Work* told) {
   Transfer transfer = net.recv(from, tag, into.raw());
-  co_await transfer;
-}
-
-Task receive_message(Network& net, int from, Tag tag, View into, Work& work) {
-  Transfer transfer = net.recv(from, tag, into.raw());
-  work.set_source(co_await transfer);
+  const int peer = co_await transfer;
+  if (told != nullptr) told->set_source(peer);
+  if (transfer.announced())
+    co_await receive_by_host(net, peer, Announcement::read(transfer.whole()), into);
 }
 
 }  // namespace quoit

@@ -36,8 +36,7 @@ Task ring_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, in
 
 Task send_message(Network& net, int to, Tag tag, View data);
 
-// The second one says in `work` who sent it.
-Task receive_message(Network& net, int from, Tag tag, View into);
-Task receive_message(Network& net, int from, Tag tag, View into, Work& work);
+// `told`, unless it is null, gets who sent it.
+Task receive_message(Network& net, int from, Tag tag, View into, Work* told = nullptr);
 
 }  // namespace quoit

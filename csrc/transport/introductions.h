@@ -14,7 +14,8 @@ namespace quoit {
 // What a rank found of what another one offers.
 enum class Found : std::uint8_t {
   Unknown,
-  Opened,   // it uses the other's memory, and the other must keep it
+  Met,      // it uses memory that came with messages, and the other must keep it
+  Opened,   // it uses all that the other offers, likewise
   Refused,  // it cannot
   Closed,   // it no longer uses it
 };

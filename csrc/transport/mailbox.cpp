@@ -7,6 +7,14 @@
 #include "core/copy.h"
 
 namespace quoit {
+namespace {
+
+// Whether a receive with that tag takes such a message.
+bool takes(Tag receive, Tag message) {
+  return message == receive || (receive >= 0 && message == (receive | kAnnounced));
+}
+
+}  // namespace
 
 void Arrival::write(std::size_t offset, ConstBytes bytes) {
   const bool into_buffer = buffer != nullptr;
@@ -18,7 +26,7 @@ Transfer Mailbox::post(int from, Tag tag, Bytes into, Fit fit) {
   const Posted posted{from, tag, into, fit, std::make_shared<Transfer::State>()};
   posted.receive->peer = from;
   for (auto arrival = arrivals_.begin(); arrival != arrivals_.end(); ++arrival) {
-    const bool fits = arrival->tag == tag && (from == kAnySource || from == arrival->from);
+    const bool fits = takes(tag, arrival->tag) && (from == kAnySource || from == arrival->from);
     if (!fits || arrival->receive) continue;
     match(*arrival, posted);
     if (arrival->complete) finish(arrival);
@@ -38,7 +46,7 @@ Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
       posted = posted_.erase(posted);
       continue;
     }
-    if (posted->tag == tag && (posted->from == kAnySource || posted->from == from)) {
+    if (takes(posted->tag, tag) && (posted->from == kAnySource || posted->from == from)) {
       match(arrival, *posted);
       posted_.erase(posted);
       break;
@@ -76,6 +84,9 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
   arrival.receive = posted.receive;
   arrival.receive->peer = arrival.from;
   arrival.receive->size = arrival.size;
+  arrival.receive->announced = arrival.tag != posted.tag;
+  arrival.whole = posted.fit == Fit::Whole || arrival.receive->announced;
+  if (arrival.whole) return;
   if (posted.fit == Fit::Any || arrival.size == posted.into.size())
     arrival.landing = posted.into;
   else
@@ -88,6 +99,7 @@ void Mailbox::finish(std::list<Arrival>::iterator arrival) {
   const std::size_t kept = std::min(arrival->size, arrival->landing.size());
   if (kept > 0 && !arrival->receive->cancelled)
     copy_bytes(arrival->buffer.get(), arrival->landing.data(), kept);
+  if (arrival->whole) arrival->receive->whole = std::move(arrival->buffer);
   arrival->receive->complete();
   arrivals_.erase(arrival);
 }

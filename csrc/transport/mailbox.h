@@ -19,6 +19,7 @@ struct Arrival {
   std::shared_ptr<Transfer::State> receive;  // null while nobody asked for it
   Bytes landing;                             // where a late receive wants it; empty if `into` is it
   std::unique_ptr<std::byte[]> buffer;       // holds it when nobody asked before it came
+  bool whole = false;                        // the receive gets the buffer
   bool complete = false;
 };
 

@@ -20,9 +20,13 @@ inline constexpr Tag kFaultTag = -2;
 inline constexpr Tag kGreetingTag = -4;
 inline constexpr int kAnySource = -1;
 
-// What may arrive in memory that waits for a message: as many bytes as it has, or any number, of
-// which those are kept for which there is room.
-enum class Fit : std::uint8_t { Exact, Any };
+// In a tag that a user gave: the message only announces one, whose bytes come in another way. Who
+// receives with that tag gets either, in the order in which they were sent.
+inline constexpr Tag kAnnounced = Tag{1} << 62;
+
+// What may arrive in memory that waits for a message: as many bytes as it has; any number, of which
+// those are kept for which there is room; or any number, in memory of their own (Transfer::whole).
+enum class Fit : std::uint8_t { Exact, Any, Whole };
 
 // One movement in flight. Destroying it before it is done cancels it: its buffer is not touched any
 // more, if the transport cancels().
@@ -31,9 +35,11 @@ class Transfer final : public Pollable {
   struct State {
     std::atomic<bool> done{false};  // set last; loopback sets it from the peer's thread
     std::atomic<bool> cancelled{false};
-    int peer = kAnySource;  // the other side; of a receive from any source, once it is done
-    std::size_t size = 0;   // bytes of the message that a receive got
-    std::string error;      // empty when it went well
+    int peer = kAnySource;   // the other side; of a receive from any source, once it is done
+    std::size_t size = 0;    // bytes of the message that a receive got
+    bool announced = false;  // the message is an announcement
+    std::unique_ptr<std::byte[]> whole;
+    std::string error;  // empty when it went well
 
     void complete() { done.store(true, std::memory_order_release); }
     void fail(std::string why) {
@@ -69,6 +75,10 @@ class Transfer final : public Pollable {
 
   // Bytes of the message that was received, whether or not there was room for all of them.
   [[nodiscard]] std::size_t size() const { return state_->size; }
+
+  // Whether what was received only announces a message: then it is in whole().
+  [[nodiscard]] bool announced() const { return state_->announced; }
+  [[nodiscard]] ConstBytes whole() const { return {state_->whole.get(), state_->size}; }
 
  private:
   void cancel() {
