@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import sys
 import time
 import types
@@ -43,6 +44,7 @@ def case(function: Case) -> Case:
 
 @contextlib.contextmanager
 def group(job: Job, rank: int, number: int) -> Iterator[Communicator]:
+    os.environ["QUOIT_IPC"] = "off"  # which device_ipc_cases.py is about
     fake_cuda.install()
     with cases.group(job, rank, number) as comm:
         yield comm

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import device_array_cases
+import device_ipc_cases
 import fake_cuda
 from conftest import Outcome
 from device_array_cases import COUNTS, mine
@@ -28,6 +29,23 @@ SLOW_WORLDS = [
     World("mpich", "ab"),
     World("openmpi", "aab"),
 ]
+
+IPC_WORLDS = [World("processes", "aa")]
+SLOW_IPC_WORLDS = [
+    World("processes", "a"),
+    World("processes", "aaa"),
+    World("processes", "aaaa"),
+    World("processes", "aaa", algorithm="ring"),
+    World("openmpi", "aaa"),
+]
+
+
+@pytest.mark.parametrize(
+    ("world", "case"), played(device_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS)
+)
+def test_device_arrays_by_ipc(world: World, case: str, outcome: Outcome) -> None:
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
 
 
 @pytest.mark.parametrize(("world", "case"), played(device_array_cases, WORLDS, SLOW_WORLDS))

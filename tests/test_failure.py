@@ -33,7 +33,7 @@ def start(arguments: list[str], mark: str, **environment: str) -> subprocess.Pop
     )
 
 
-def survive(folder: Path, hosts: str, fate: str) -> list[dict[str, Any]]:
+def survive(folder: Path, hosts: str, fate: str, **environment: str) -> list[dict[str, Any]]:
     """Starts a rank for each letter of `hosts` by hand, so that no launcher ends them.
 
     Returns what survivors noticed. Between ranks of different letters is TCP.
@@ -42,7 +42,13 @@ def survive(folder: Path, hosts: str, fate: str) -> list[dict[str, Any]]:
     size = len(hosts)
     before = set(os.listdir("/dev/shm"))
     ranks = [
-        start([PROGRAM, str(folder), str(r), str(size), fate], mark, QUOIT_HOST=h, QUOIT_IFACE="lo")
+        start(
+            [PROGRAM, str(folder), str(r), str(size), fate],
+            mark,
+            QUOIT_HOST=h,
+            QUOIT_IFACE="lo",
+            **environment,
+        )
         for r, h in enumerate(hosts)
     ]
     try:
@@ -67,6 +73,17 @@ def test_a_killed_rank_is_named_within_two_seconds(tmp_path: Path, hosts: str) -
         assert re.search("rank 1 (on b )?died", noticed["said"])
         assert "all_reduce #31" in noticed["said"]
         assert re.search("rank 1 (on b )?died", noticed["again"]), "later calls repeat the cause"
+        assert noticed["late_s"] < 2
+        assert noticed["went_on_with"] == len(hosts) - 1
+
+
+@pytest.mark.parametrize("hosts", ["aa", "aaaa"])
+@pytest.mark.parametrize("fate", ["killed", "leaves"])
+def test_with_memory_of_devices(tmp_path: Path, fate: str, hosts: str) -> None:
+    """Which ranks share by CUDA IPC: the others say so as quickly, and their device goes on."""
+    for noticed in survive(tmp_path, hosts, fate, QUOIT_TEST_MEMORY="device"):
+        assert noticed["kind"] == "TransportError"
+        assert re.search("rank 1 (died|left)", noticed["said"])
         assert noticed["late_s"] < 2
         assert noticed["went_on_with"] == len(hosts) - 1
 

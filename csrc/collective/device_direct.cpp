@@ -194,15 +194,17 @@ struct Sizes {
     }
   }
 
-  // Throws UsageError where a rank gives what another does not expect; returns the longest block.
+  // Throws TransportError where a rank gives what another does not expect; returns the longest
+  // block.
   [[nodiscard]] std::size_t longest(DType dtype) const {
     std::uint64_t most = 0;
     for (int from = 0; from < board.size(); ++from)
       for (int to = 0; to < board.size(); ++to) {
         const std::uint64_t count = given(from, to);
-        QUOIT_CHECK(count == taken(to, from), UsageError, "all_to_all: rank ", from, " gives ",
-                    count, " elements of ", name_of(dtype), " to rank ", to, ", which expects ",
-                    taken(to, from), ": both sides must pass tensors of the same size and dtype");
+        QUOIT_CHECK(count == taken(to, from), TransportError, "rank ", from, " sent ",
+                    count * size_of(dtype), " bytes, rank ", to, " expected ",
+                    taken(to, from) * size_of(dtype),
+                    ": both sides must pass tensors of the same size and dtype");
         most = std::max(most, count);
       }
     return most;

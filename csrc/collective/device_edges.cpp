@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <list>
+#include <optional>
 #include <utility>
 
 #include "core/copy.h"
@@ -17,6 +19,10 @@ constexpr std::size_t kPiece = std::size_t{4} << 20;
 constexpr Tag kPieceTag = -5;
 constexpr Tag kCreditTag = -6;
 
+// What the one byte of such a message says.
+constexpr std::byte kPieceIsThere{1};
+constexpr std::byte kNoPiece{0};
+
 CudaAddress address(std::byte* data) { return reinterpret_cast<CudaAddress>(data); }
 
 }  // namespace
@@ -28,6 +34,29 @@ struct DeviceEdges::Edge {
   Edge(CudaDevice& device, std::size_t bytes, std::unique_ptr<DeviceStream> of_order)
       : ours(std::make_unique<CudaScratch>(device, bytes)), stream(std::move(of_order)) {}
 
+  // What is to come of an announcement; the sender may have given up waiting for it.
+  struct Awaited {
+    Grant grant;
+    std::optional<Transfer> granted;
+    bool forgotten = false;
+    bool empty = false;  // no bytes are waited for
+  };
+
+  // The turns of messages that were given up before they were granted: the other side waits for
+  // their bytes, and is told that there are none.
+  void pass_over(Network& network, int peer) {
+    std::erase_if(awaited, [&](const auto& one) {
+      if (!one->forgotten || !one->granted->ready()) return false;
+      if (one->grant.way == Grant::Way::Direct) over.emplace(one->grant.turn, one->empty);
+      return true;
+    });
+    for (auto one = over.find(turn); one != over.end(); one = over.find(++turn)) {
+      if (!one->second) told.push_back(network.send(peer, kPieceTag, {&kNoPiece, 1}));
+      over.erase(one);
+    }
+    std::erase_if(told, [](Transfer& one) { return one.ready(); });
+  }
+
   std::unique_ptr<CudaScratch> ours;
   std::unique_ptr<CudaWindow> theirs;
   std::unique_ptr<DeviceStream> stream;
@@ -35,20 +64,26 @@ struct DeviceEdges::Edge {
   std::uint64_t turn = 0;      // whose bytes go now
   std::uint64_t pieces = 0;    // ever
   bool broken = false;         // a message was given up halfway
+  std::list<std::shared_ptr<Awaited>> awaited;
+  std::map<std::uint64_t, bool> over;  // turns of what was given up; whether it is empty
+  std::vector<Transfer> told;
 };
 
-// Waits for a message's turn, once it is known; when it goes, the next one may come, unless it was
-// given up.
+// Waits for a message's turn; when it goes, the next one may come, unless it was given up halfway.
 class DeviceEdges::Turn final : public Pollable {
  public:
-  Turn(Edge& edge, int peer) : edge_(edge), peer_(peer) {}
+  Turn(Edge& edge, Network& network, int peer, std::uint64_t number)
+      : edge_(edge), network_(network), peer_(peer), number_(number) {}
   ~Turn() {
     if (!over_) edge_.broken = true;
   }
   Turn(const Turn&) = delete;
   Turn& operator=(const Turn&) = delete;
 
-  bool ready() override { return edge_.turn == number_ || edge_.broken; }
+  bool ready() override {
+    edge_.pass_over(network_, peer_);
+    return edge_.turn == number_ || edge_.broken;
+  }
   [[nodiscard]] bool awaits(int rank) const override { return rank == peer_; }
   [[nodiscard]] std::string awaited() const override {
     return text("rank ", peer_, " to take earlier messages");
@@ -59,18 +94,16 @@ class DeviceEdges::Turn final : public Pollable {
                 " was given up halfway, so that nothing more can go between their devices: "
                 "make a new group");
   }
-  void come(std::uint64_t number) { number_ = number; }
   void end() {
     over_ = true;
     ++edge_.turn;
   }
-  // It needs none.
-  void pass() { over_ = true; }
 
  private:
   Edge& edge_;
+  Network& network_;
   const int peer_;
-  std::uint64_t number_ = 0;
+  const std::uint64_t number_;
   bool over_ = false;
 };
 
@@ -130,27 +163,32 @@ bool DeviceEdges::learn(Edge& edge, int peer, const CudaOffer& offer) {
 Task DeviceEdges::send(std::shared_ptr<DeviceOrder> order, int to, Tag tag, View data,
                        std::shared_ptr<int> count) {
   Edge& edge = this->edge(true, to, *order);
-  Turn turn(edge, to);
   Announcement announcement{edge.messages++, data.bytes(), edge.ours->offer()};
+  const auto awaited = std::make_shared<Edge::Awaited>();
+  awaited->empty = data.count == 0;
+  awaited->granted = network_.recv(to, grant_tag(announcement.number), raw_bytes(awaited->grant));
+  edge.awaited.push_back(awaited);
+  // Unless this goes on until it is granted.
+  const auto forget = [](Edge::Awaited* one) { one->forgotten = true; };
+  std::unique_ptr<Edge::Awaited, decltype(forget)> waiting(awaited.get(), forget);
   Transfer announced = network_.send(to, kAnnounced | tag, raw_bytes(announcement));
   co_await announced;
-  Grant grant;
-  Transfer granted = network_.recv(to, grant_tag(announcement.number), raw_bytes(grant));
-  co_await granted;
-  if (grant.way == Grant::Way::Direct) {
+  co_await *awaited->granted;
+  static_cast<void>(waiting.release());
+  edge.awaited.remove(awaited);
+  const Grant& grant = awaited->grant;
+  if (grant.way != Grant::Way::Direct) {
+    order->start(*edge.stream);
+    if (grant.way == Grant::Way::ByHost)
+      co_await send_by_host(edge, to, announcement.number, data, count);
+  } else {
     QUOIT_CHECK(learn(edge, to, grant.marks), TransportError, "rank ", to, " can use the device ",
                 "memory of this rank by CUDA IPC, but this rank not its events: set QUOIT_IPC=off");
-    turn.come(grant.turn);
+    Turn turn(edge, network_, to, grant.turn);
     co_await turn;
-  } else {
-    turn.pass();
-  }
-  order->start(*edge.stream);
-  if (grant.way == Grant::Way::Direct) {
-    co_await move(edge, true, to, data);
+    order->start(*edge.stream);
+    co_await move(edge, true, to, data, nullptr);
     turn.end();
-  } else if (grant.way == Grant::Way::ByHost) {
-    co_await send_by_host(edge, to, announcement.number, data, count);
   }
   order->finish(*edge.stream);
   if (!order->finished_on_host()) co_return;
@@ -235,18 +273,20 @@ Task DeviceEdges::receive_announced(const std::shared_ptr<DeviceOrder>& order, i
   }
   grant.turn = edge.messages++;
   grant.marks = edge.ours->offer();
-  Turn turn(edge, peer);
-  turn.come(grant.turn);
+  Turn turn(edge, network_, peer, grant.turn);
   Transfer granted = network_.send(peer, grant_tag(announced.number), raw_bytes(grant));
   co_await granted;
   co_await turn;
   order->start(*edge.stream);
-  co_await move(edge, false, peer, into);
+  bool given_up = false;
+  co_await move(edge, false, peer, into, &given_up);
   turn.end();
+  QUOIT_CHECK(!given_up, TransportError, "rank ", peer,
+              " gave the message up before this rank asked ", "for it: its time was over");
   order->finish(*edge.stream);
 }
 
-Task DeviceEdges::move(Edge& edge, bool outgoing, int peer, View data) {
+Task DeviceEdges::move(Edge& edge, bool outgoing, int peer, View data, bool* given_up) {
   const CudaDriver& driver = device_.driver;
   const auto wait_for = [&](std::size_t slot) {
     const CudaDevice::Current here(device_);
@@ -261,22 +301,26 @@ Task DeviceEdges::move(Edge& edge, bool outgoing, int peer, View data) {
   for (std::size_t done = 0; done < data.bytes(); done += kPiece, ++edge.pieces) {
     const std::size_t bytes = std::min(kPiece, data.bytes() - done);
     const std::size_t slot = edge.pieces % kPieces;
-    std::byte nothing{};
+    std::byte said = kPieceIsThere;
     if (outgoing) {
       if (edge.pieces >= kPieces) {
-        Transfer credit = network_.recv(peer, kCreditTag, raw_bytes(nothing));
+        Transfer credit = network_.recv(peer, kCreditTag, raw_bytes(said));
         co_await credit;
         wait_for(slot);
       }
       copy(data.data + done, edge.ours->data() + slot * kPiece, bytes, slot);
-      Transfer told = network_.send(peer, kPieceTag, raw_bytes(nothing));
+      Transfer told = network_.send(peer, kPieceTag, raw_bytes(said));
       co_await told;
     } else {
-      Transfer told = network_.recv(peer, kPieceTag, raw_bytes(nothing));
+      Transfer told = network_.recv(peer, kPieceTag, raw_bytes(said));
       co_await told;
+      if (said == kNoPiece) {
+        *given_up = true;
+        co_return;
+      }
       wait_for(slot);
       copy(edge.theirs->data() + slot * kPiece, data.data + done, bytes, slot);
-      Transfer credit = network_.send(peer, kCreditTag, raw_bytes(nothing));
+      Transfer credit = network_.send(peer, kCreditTag, raw_bytes(said));
       co_await credit;
     }
   }

@@ -41,7 +41,7 @@ class DeviceEdges {
 
   Edge& edge(bool outgoing, int peer, const DeviceOrder& order);
   bool learn(Edge& edge, int peer, const CudaOffer& offer);
-  Task move(Edge& edge, bool outgoing, int peer, View data);
+  Task move(Edge& edge, bool outgoing, int peer, View data, bool* given_up);
   Task receive_announced(const std::shared_ptr<DeviceOrder>& order, int peer,
                          Announcement announced, View into);
   Task send_by_host(Edge& edge, int to, std::uint64_t number, View data,
