@@ -1,6 +1,6 @@
-"""Tensors of an accelerator: by way of the host, over all transports, and by NCCL.
+"""Tensors of an accelerator: by way of the host, over all transports, by CUDA IPC, and by NCCL.
 
-The accelerator is that of tests/accelerator, and so is NCCL.
+The accelerator is that of tests/accelerator, and so are NCCL and CUDA's driver.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import pytest
 
 import torch_device_cases
 import torch_device_training_cases
+import torch_ipc_cases
 import torch_nccl_cases
 from conftest import Outcome
 from worlds import World, played
@@ -40,5 +41,22 @@ def test_torch_device(world: World, case: str, outcome: Outcome) -> None:
     played(torch_nccl_cases, [World("processes", "aaa")], [World("mpich", "ab")]),
 )
 def test_torch_nccl(world: World, case: str, outcome: Outcome) -> None:
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
+
+
+# Of which the longer ones are those that several ranks on one GPU play, too.
+IPC_WORLDS = [World("processes", "aa")]
+SLOW_IPC_WORLDS = [
+    World("processes", "a"),
+    World("processes", "aaaa"),
+    World("mpich", "aaa"),
+]
+
+
+@pytest.mark.parametrize(
+    ("world", "case"), played(torch_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS)
+)
+def test_torch_ipc(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)

@@ -45,6 +45,7 @@ def case_of_fake(function: Case) -> Case:
 @contextlib.contextmanager
 def group(job: Job, rank: int, number: int) -> Iterator[Any]:
     os.environ["QUOIT_NCCL"] = "off"  # which could serve several ranks on a device
+    os.environ["QUOIT_IPC"] = "off"  # which torch_ipc_cases.py is about
     with on_device_group(job, rank, number) as pg:
         yield pg
 

@@ -69,6 +69,10 @@ class Communicator final : public Group {
   // "shm", "mpi" ...: what reaches `peer`.
   [[nodiscard]] std::string_view route(int peer) const { return us_.network->route(peer); }
 
+  // How collectives go on memory of devices, where the runtime itself sees to them: "ipc" (CUDA
+  // IPC) or "host"; "" before the first one.
+  [[nodiscard]] std::string_view device_route() { return devices_.route(); }
+
   // `in` and `out` may be the same memory everywhere. Throws UsageError at once for what this rank
   // alone can see to be wrong; what only the ranks together can see fails the handle, on all of
   // them.
@@ -136,7 +140,7 @@ class Communicator final : public Group {
   void shut_down();
 
   // For the engine.
-  bool progress() override { return us_.network->progress(); }
+  bool progress() override { return devices_.progress() | us_.network->progress(); }
   void ring_peers() override { board().ring_peers(); }
   std::optional<std::string> failure(bool thorough) override;
   std::optional<std::string> departed(int peer) override;

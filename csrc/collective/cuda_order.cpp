@@ -44,10 +44,11 @@ void CudaOrder::call() {
                 " while its stream is captured into a graph: ranks tell each other ",
                 "by the host when to go on, which a graph cannot hold. Call it outside");
   marks_ = device_.take(1);
-  for (CudaStream const stream : streams_) {
-    driver.must(driver.calls.event_create, &called_.emplace_back(), kCudaEventDisableTiming);
-    driver.must(driver.calls.event_record, called_.back(), stream);
-  }
+  for (const auto* const streams : {&streams_, &before_})
+    for (CudaStream const stream : *streams) {
+      driver.must(driver.calls.event_create, &called_.emplace_back(), kCudaEventDisableTiming);
+      driver.must(driver.calls.event_record, called_.back(), stream);
+    }
 }
 
 void CudaOrder::start(DeviceStream& stream) {

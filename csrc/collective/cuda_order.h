@@ -19,6 +19,8 @@ class CudaOrder final : public DeviceOrder {
 
   // As CudaStaging has them.
   void add(CudaStream stream);
+  // A stream that holds what must come before the call, and is no concern of it afterwards.
+  void add_before(CudaStream stream) { before_.push_back(stream); }
   void finish_on_host() { on_host_ = true; }
   void hold(std::shared_ptr<void> keep) { keep_ = std::move(keep); }
 
@@ -37,7 +39,8 @@ class CudaOrder final : public DeviceOrder {
 
   CudaDevice& device_;
   std::vector<CudaStream> streams_;
-  std::vector<CudaEvent> called_;  // of each
+  std::vector<CudaStream> before_;
+  std::vector<CudaEvent> called_;  // of each of both
   bool on_host_ = false;
   std::shared_ptr<void> keep_;
   std::unique_ptr<CudaDevice::Slots> marks_;

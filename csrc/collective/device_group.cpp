@@ -203,6 +203,7 @@ bool DeviceGroup::introduce(const DeviceOrder& order) {
     lack_ = lacks(order);
     others_.tell(lack_.empty() ? written(scratch_->offer()) : written(lack_));
     introduced_ = true;
+    opening_ = lack_.empty();
   }
   if (!lack_.empty()) {
     tell(text("rank ", others_.rank(), ": ", lack_));
@@ -214,15 +215,30 @@ bool DeviceGroup::introduce(const DeviceOrder& order) {
   return true;
 }
 
-std::vector<int> DeviceGroup::others() const {
-  std::vector<int> peers;
-  for (int peer = 0; peer < size_; ++peer)
-    if (peer != others_.rank()) peers.push_back(peer);
-  return peers;
+std::string_view DeviceGroup::route() {
+  const std::scoped_lock lock(mutex_);
+  if (introduced_ && !lack_.empty()) return "host";
+  return !known_ ? "" : usable_ ? "ipc" : "host";
+}
+
+bool DeviceGroup::open_offers() {
+  const std::scoped_lock lock(mutex_);
+  bool moved = false;
+  bool all = true;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer == others_.rank()) continue;
+    const auto words = others_.told(peer);
+    all &= words.has_value();
+    const Found found = others_.found(others_.rank(), peer);
+    if (!words || !offer_in(*words) || (found != Found::Unknown && found != Found::Met)) continue;
+    open(peer);
+    moved = true;
+  }
+  if (all) opening_ = false;
+  return moved;
 }
 
 void DeviceGroup::open(int peer) {
-  if (peer == others_.rank() || windows_.contains(peer)) return;
   try {
     windows_[peer] = std::make_unique<CudaWindow>(*device_, *offer_in(*others_.told(peer)));
     others_.found(peer, Found::Opened);
@@ -261,10 +277,6 @@ Task DeviceGroup::meet(Call call) {
   };
   find();
   if (why.empty()) {
-    {
-      const std::scoped_lock lock(mutex_);
-      for (const int peer : others()) open(peer);
-    }
     Judged judged(*this, call);
     co_await judged;
     if (judged.differs()) co_return;

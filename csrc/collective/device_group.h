@@ -30,9 +30,16 @@ class DeviceGroup {
   // Whether it is known how collectives can go.
   [[nodiscard]] bool knows() const { return known_; }
 
+  // Opens what others have offered meanwhile: they wait for it, whatever this rank waits for. Under
+  // the engine's lock.
+  bool progress() { return opening_.load(std::memory_order_relaxed) && open_offers(); }
+
   // Finds out; after introduce(), under the engine's lock. It remains unknown if a rank makes
   // another collective than `call` meanwhile.
   Task meet(Call call);
+
+  // "ipc" or "host": how collectives go; "" while it is not known. From any thread.
+  [[nodiscard]] std::string_view route();
 
   // When it is known: what serves the group's collectives, or null.
   [[nodiscard]] DeviceLane* lane() { return usable_ ? lane_.get() : nullptr; }
@@ -49,9 +56,9 @@ class DeviceGroup {
   class Judged;
 
   [[nodiscard]] std::string lacks(const DeviceOrder& order);
+  bool open_offers();
   void open(int peer);
   [[nodiscard]] std::string obstacle(int a, int b) const;
-  [[nodiscard]] std::vector<int> others() const;
   void tell(const std::string& obstacle);
 
   HostSegment& segment_;
@@ -64,6 +71,7 @@ class DeviceGroup {
   std::string lack_;  // of this rank
   int number_ = -1;   // of the device
   std::set<std::string> told_;
+  std::atomic<bool> opening_{false};  // others may still offer
   std::atomic<bool> known_{false};
   bool usable_ = false;
 

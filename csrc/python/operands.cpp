@@ -64,6 +64,7 @@ View Operands::on_device(const DeviceArray& array, const std::string& dtype, boo
     streams_.push_back(reinterpret_cast<CudaStream>(*array.stream));
   else
     unordered_ |= writable;
+  untold_ |= !array.stream;
   return {reinterpret_cast<std::byte*>(array.data), array.bytes / size_of(type), type};
 }
 
@@ -103,6 +104,8 @@ CallOptions Operands::options(bool background, double timeout) {
   };
   prepare(*staging);
   prepare(*order);
+  // The one that DLPack's producers were told of.
+  if (untold_) order->add_before(device.in());
   options.staging = std::move(staging);
   options.device = std::move(order);
   return options;

@@ -45,6 +45,7 @@ class Operands {
   std::vector<py::object> owners_;  // of the memory of a device
   CudaDevice* device_ = nullptr;    // unknown while all its arrays are empty
   std::vector<CudaStream> streams_;
+  bool untold_ = false;     // whether a stream is not told
   bool unordered_ = false;  // whether a result is used on a stream that is not among these
 };
 

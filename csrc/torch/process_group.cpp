@@ -66,6 +66,10 @@ Communicator& ProcessGroupQuoit::communicator() {
   return *communicator_;
 }
 
+std::string ProcessGroupQuoit::device_route() {
+  return translated([&] { return std::string(communicator().device_route()); });
+}
+
 // A copy each time: whoever splits a group writes the new group's name and timeout into it.
 c10::intrusive_ptr<c10d::Backend::Options> ProcessGroupQuoit::getBackendOptions() {
   return c10::make_intrusive<Options>("quoit", timeout_.load());

@@ -99,6 +99,9 @@ class ProcessGroupQuoit final : public c10d::Backend {
   Handle compressed_allgather(const at::Tensor& tensor, const TensorCompression& compression,
                               const TensorTerms& terms);
 
+  // As Communicator has it, where NCCL does not serve.
+  std::string device_route();
+
  private:
   // What was called since startCoalescing.
   struct Coalescing {

@@ -117,6 +117,13 @@ class Communicator:
         """Name of the transport that reaches `peer`: "shm", "mpi", "tcp", "loopback" or "self"."""
         return self._native.route(peer)
 
+    def device_route(self) -> str:
+        """How collectives on arrays of CUDA devices go: "ipc" (CUDA IPC), or "host".
+
+        "" before the first one.
+        """
+        return self._native.device_route()
+
     def close(self) -> None:
         """Leaves the group. Collectives in flight get 5 s to complete; what is left fails."""
         self._native.close()

@@ -28,6 +28,7 @@ NAME = "fake"
 FOLDER = building.FOLDER
 DEVICE_LIBRARY = FOLDER / "libfakedevice.so"
 NCCL_LIBRARY = FOLDER / "libfakenccl.so"
+DRIVER_LIBRARY = FOLDER / "libfakedriver.so"
 KERNELS_LIBRARY = FOLDER / "libfakekernels.so"
 
 
@@ -51,6 +52,12 @@ def build() -> None:
             NCCL_LIBRARY,
             [_HERE / name for name in ("nccl_comm.cpp", "nccl.cpp", "nccl_operations.cpp")],
             [_HERE / name for name in ("nccl_comm.h", "nccl_reduce.h", "streams.h")],
+            nccl_flags,
+        )
+        building.build(
+            DRIVER_LIBRARY,
+            [_HERE / name for name in ("cuda.cpp", "cuda_ipc.cpp")],
+            [_HERE / name for name in ("streams.h", "cuda_fake.h")],
             nccl_flags,
         )
         building.build_kernels(KERNELS_LIBRARY, DEVICE_LIBRARY)
