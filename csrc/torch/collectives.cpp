@@ -1,4 +1,6 @@
 // The collectives: each checks its arguments, makes views of them and calls the Communicator.
+#include <ATen/DeviceAccelerator.h>
+
 #include "torch/process_group.h"
 #include "torch/reduction.h"
 #include "torch/sparse.h"
@@ -11,6 +13,13 @@ using c10d::OpType;
 // Only the root has lists of inputs.
 std::vector<at::Tensor> first_of(const std::vector<std::vector<at::Tensor>>& lists) {
   return lists.empty() ? std::vector<at::Tensor>{} : lists.front();
+}
+
+// torch's dispatcher drops the device, but for its number where the caller gave it.
+std::optional<c10::Device> device_of(const c10d::BarrierOptions& opts) {
+  const auto accelerator = opts.device_ids.empty() ? std::nullopt : at::getAccelerator();
+  if (opts.device || !accelerator) return opts.device;
+  return c10::Device(*accelerator, static_cast<c10::DeviceIndex>(opts.device_ids.front()));
 }
 
 }  // namespace
@@ -298,9 +307,10 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::alltoall(Tensors& outputs, Tensors&
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::barrier(const c10d::BarrierOptions& opts) {
   return translated([&] {
-    if (auto* nccl = opts.device ? nccl_for(*opts.device) : nullptr) return nccl->barrier(opts);
+    const std::optional<c10::Device> device = device_of(opts);
+    if (auto* nccl = device ? nccl_for(*device) : nullptr) return nccl->barrier(opts);
     Operands operands;
-    if (opts.device && !opts.device->is_cpu()) operands.after(*opts.device, "barrier");
+    if (device && !device->is_cpu()) operands.after(*device, "barrier");
     auto work = start(operands, opts.timeout, opts.asyncOp,
                       [&](Communicator& c, CallOptions o) { return c.barrier(std::move(o)); });
     return hand_out(std::move(work), OpType::BARRIER, Tensors{}, Tensors{});
