@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import fake_cuda
 import mpirun
 import worlds
 from quoit import doctor, doctor_measure, doctor_show, doctor_software, doctor_text, gathering
@@ -703,3 +704,40 @@ def test_a_group_that_cannot_be_made_is_reported() -> None:
     problems = [one.what for one in advice if one.level == "problem"]
     assert len(problems) == 1
     assert "transport 'pigeon' is not known" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        ("", ""),
+        ("cuIpcGetMemHandle", "cuIpcGetMemHandle failed: CUDA_ERROR_INVALID_HANDLE"),
+        ("cuIpcOpenMemHandle", "cuIpcOpenMemHandle_v2 failed: CUDA_ERROR_INVALID_HANDLE"),
+    ],
+)
+def test_cuda_ipc_is_tried_between_two_processes(
+    failing: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_cuda.library()
+    monkeypatch.setenv("QUOIT_CUDA_DRIVER", str(fake_cuda.LIBRARY))
+    if failing:
+        monkeypatch.setenv("FAKE_CUDA_FAIL", failing)
+    answer = doctor_software.no_ipc()
+    assert words in answer
+    assert bool(words) == bool(answer)
+
+
+def test_a_report_says_whether_processes_share_devices() -> None:
+    for no_cuda, no_ipc, words in [
+        ("", "", "and CUDA 13.0: sm_90, CUDA IPC between processes; "),
+        ("", "it is not supported", "and CUDA 13.0: sm_90 (no CUDA IPC: it is not supported); "),
+        ("no device", "", "and CUDA 13.0: sm_90 (off: no device); "),
+    ]:
+        software = replace(
+            _software(HEALTHY), cuda="CUDA 13.0: sm_90", no_cuda=no_cuda, no_ipc=no_ipc
+        )
+        assert words in doctor_text._quoit(replace(HEALTHY, software=software))
+
+
+def _software(one: RankFindings) -> Software:
+    assert one.software is not None
+    return one.software

@@ -2,8 +2,11 @@
 // DeviceArray that calls take.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 
+#include "collective/cuda_peers.h"
 #include "python/operands.h"
 
 namespace quoit {
@@ -65,6 +68,22 @@ py::tuple dlpack_tensor(const py::capsule& capsule) {
                         tensor->strides != nullptr ? sizes(tensor->strides) : py::none(), writable);
 }
 
+// For `quoit doctor`: what two processes need to share memory of a device, without a group.
+py::bytes cuda_ipc_offer(int device) {
+  constexpr std::size_t kBytes = std::size_t{2} << 20;
+  // For good: another process is to open it.
+  static auto& scratches = *new std::vector<std::unique_ptr<CudaScratch>>;
+  auto scratch = std::make_unique<CudaScratch>(CudaDevice::numbered(device), kBytes);
+  const CudaOffer& offer = scratches.emplace_back(std::move(scratch))->offer();
+  return {reinterpret_cast<const char*>(&offer), sizeof offer};
+}
+
+void cuda_ipc_open(int device, const std::string& said) {
+  CudaOffer offer;
+  std::memcpy(&offer, said.data(), std::min(said.size(), sizeof offer));
+  const CudaWindow window(CudaDevice::numbered(device), offer);
+}
+
 }  // namespace
 
 void bind_device_arrays(py::module_& m) {
@@ -87,6 +106,10 @@ void bind_device_arrays(py::module_& m) {
       },
       py::arg("device"), py::call_guard<py::gil_scoped_release>(),
       "On which calls copy arrays of the device to the host.");
+  m.def("cuda_ipc_offer", &cuda_ipc_offer, py::arg("device"),
+        "Memory and events of a device, for cuda_ipc_open() in another process of this host.");
+  m.def("cuda_ipc_open", &cuda_ipc_open, py::arg("device"), py::arg("offer"),
+        "Raises where they cannot be used from a device of this process.");
 }
 
 }  // namespace quoit

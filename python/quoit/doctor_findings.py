@@ -30,7 +30,8 @@ class Software:
 
     kernels: instruction set of quoit's kernels. mpi4py_family: the MPI that mpi4py was built for,
     "" when it takes any. cuda: what the kernels for CUDA are built for, "" in a build without.
-    no_cuda: why they have no device, "" when they have one.
+    no_cuda: why they have no device, "" when they have one. no_ipc: why processes cannot share the
+    memory of one (CUDA IPC), "" when they can, or where there is none.
     """
 
     quoit: str
@@ -43,6 +44,7 @@ class Software:
     mpi4py_family: str
     cuda: str = ""
     no_cuda: str = ""
+    no_ipc: str = ""
 
 
 @dataclass(frozen=True)

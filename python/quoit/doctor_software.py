@@ -20,6 +20,28 @@ from quoit.launch import Launch, LaunchError, find_mpi_library
 _ASK_S = 35.0
 _NEEDED = {b"libmpi.so.12": "mpich", b"libmpich.so.12": "mpich", b"libmpi.so.40": "openmpi"}
 
+# The second program, which the first one starts, opens what that offers.
+_ASK_IPC = """
+import json, subprocess, sys
+from quoit import _core
+try:
+    offer = _core.cuda_ipc_offer(0).hex()
+    opener = [sys.executable, "-c", sys.argv[1], offer]
+    said = subprocess.run(opener, capture_output=True, text=True, timeout=60)
+    lines = said.stdout.splitlines() or said.stderr.splitlines() or ["it said nothing"]
+    print(json.dumps("" if lines[-1] == "opened" else lines[-1]))
+except (_core.Error, subprocess.TimeoutExpired) as error:
+    print(json.dumps(str(error)))
+"""
+_OPEN_IPC = """
+import sys
+from quoit import _core
+try:
+    _core.cuda_ipc_open(0, bytes.fromhex(sys.argv[1]))
+    print("opened")
+except _core.Error as error:
+    print(error)
+"""
 _ASK_CUDA = "import json; from quoit import _core; print(json.dumps(_core.cuda_devices()))"
 
 _ASK_TORCH = """
@@ -86,7 +108,8 @@ def packages() -> Software:
         mpi4py=_version("mpi4py"),
         mpi4py_family=_mpi4py_family(),
         cuda=_core.cuda_built(),
-        no_cuda=_no_cuda() if _core.cuda_built() else "",
+        no_cuda=(no_cuda := _no_cuda() if _core.cuda_built() else ""),
+        no_ipc=no_ipc() if _core.cuda_built() and not no_cuda else "",
     )
 
 
@@ -94,6 +117,12 @@ def _no_cuda() -> str:
     """Why quoit's kernels for CUDA have no device, asked in a process of its own."""
     devices, problem = json.loads(_ask(_ASK_CUDA).splitlines()[-1])
     return "" if devices else str(problem)
+
+
+def no_ipc() -> str:
+    """Why two processes cannot share memory of the first CUDA device; "" when they can."""
+    answer: str = json.loads(_ask(_ASK_IPC, _OPEN_IPC).splitlines()[-1])
+    return answer
 
 
 def torch() -> Torch | None:

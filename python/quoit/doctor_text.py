@@ -102,7 +102,11 @@ def _quoit(one: RankFindings) -> str:
         kernels += ", without CUDA"
     else:
         kernels += f" and {software.cuda}" + (
-            f" (off: {software.no_cuda})" if software.no_cuda else ""
+            f" (off: {software.no_cuda})"
+            if software.no_cuda
+            else f" (no CUDA IPC: {software.no_ipc})"
+            if software.no_ipc
+            else ", CUDA IPC between processes"
         )
     return f"{software.quoit}, {kernels}; Python {software.python}"
 

@@ -2,6 +2,7 @@
 // What the files of the stand-in for CUDA's driver share: results, contexts, events.
 
 #include <atomic>
+#include <cstdlib>
 #include <map>
 #include <string>
 #include <vector>
@@ -73,6 +74,14 @@ void wait_for_shared(const Event& event, fake::Stream& stream);
 
 // Leaked, as all that threads of streams may still touch.
 struct State {
+  State() {
+    // As "cuIpcOpenMemHandle", which then fails in whatever process: what a test cannot reach.
+    if (const char* function = std::getenv("FAKE_CUDA_FAIL")) {
+      failing = function;
+      result = kInvalidHandle;
+    }
+  }
+
   std::mutex mutex;
   std::string failing;  // a function
   Result result = kSuccess;
