@@ -27,6 +27,8 @@ INTERNAL = {
     "codec '…' is not known": "the names come from quoit.codecs",
     "staging: a view that its call has not told of": "the collectives tell of all",
     "CUDA driver from ": "what QUOIT_LOG=debug tells",
+    "collectives go by CUDA IPC": "what QUOIT_LOG=debug tells",
+    " to take earlier messages": "a part of: timed out waiting for",
     "fingerprint: a tensor that is not dense": "DistributedDataParallel's parameters are",
     "elements as a matrix of … x …: it needs": "quoit.compress gives them all",
     "compression: a tensor of … elements": "a tensor has as many as it has",

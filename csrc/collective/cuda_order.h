@@ -21,6 +21,7 @@ class CudaOrder final : public DeviceOrder {
   void add(CudaStream stream);
   // A stream that holds what must come before the call, and is no concern of it afterwards.
   void add_before(CudaStream stream) { before_.push_back(stream); }
+  // Who uses the arrays afterwards is on a stream that nobody has told of.
   void finish_on_host() { on_host_ = true; }
   void hold(std::shared_ptr<void> keep) { keep_ = std::move(keep); }
 

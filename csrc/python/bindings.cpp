@@ -68,8 +68,7 @@ void bind_communicator(py::module_& m) {
       .def_property_readonly("where", [](const PyCommunicator& c) { return c.open().where(); })
       .def("route",
            [](const PyCommunicator& c, int peer) { return std::string(c.open().route(peer)); })
-      .def("device_route",
-           [](PyCommunicator& c) { return std::string(c.open().device_route()); })
+      .def("device_route", [](PyCommunicator& c) { return std::string(c.open().device_route()); })
       .def(
           "abort", [](PyCommunicator& c, const std::string& why) { c.open().abort(why); },
           py::call_guard<py::gil_scoped_release>())

@@ -99,13 +99,16 @@ CallOptions Operands::options(bool background, double timeout) {
   const std::shared_ptr<void> keep = held();
   const auto prepare = [&](auto& by) {
     for (CudaStream const stream : streams_) by.add(stream);
-    if (unordered_) by.finish_on_host();
     by.hold(keep);
   };
   prepare(*staging);
   prepare(*order);
-  // The one that DLPack's producers were told of.
-  if (untold_) order->add_before(device.in());
+  if (unordered_) staging->finish_on_host();
+  if (untold_) {
+    // The one that DLPack's producers were told of. What is only read is free again after the call.
+    order->add_before(device.in());
+    order->finish_on_host();
+  }
   options.staging = std::move(staging);
   options.device = std::move(order);
   return options;

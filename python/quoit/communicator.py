@@ -90,8 +90,8 @@ class Communicator:
     def threads(cls, hosts: Sequence[str], **options: Any) -> list[Communicator]:
         """One communicator per rank for threads of this process; rank r lives on ``hosts[r]``.
 
-        For tests: ranks on one host share memory, others exchange messages. Options as for the
-        constructor; with transport="shm+tcp" the others use TCP.
+        For tests: ranks on one host share memory, others exchange messages (with
+        transport="shm+tcp" by TCP). Options as for the constructor.
         """
         native = _core.ConnectOptions()
         for name, value in options.items():
@@ -118,10 +118,7 @@ class Communicator:
         return self._native.route(peer)
 
     def device_route(self) -> str:
-        """How collectives on arrays of CUDA devices go: "ipc" (CUDA IPC), or "host".
-
-        "" before the first one.
-        """
+        """How collectives on arrays of CUDA devices go: "ipc", "host"; "" before the first one."""
         return self._native.device_route()
 
     def close(self) -> None:
