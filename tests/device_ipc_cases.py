@@ -227,7 +227,7 @@ def it_does_not_wait_for_the_device(comm: Communicator) -> None:
 def several_groups(comm: Communicator) -> None:
     """Groups of other ranks, each with memory of its own, at once and one after another."""
     for turn in range(3):
-        meet = _meeting(comm)
+        meet = meeting(comm)
         other = Communicator(comm.rank, comm.size, meet, timeout=cases.CASE_S)
         with delay(LONG_S / 4):
             works = []
@@ -245,12 +245,12 @@ def several_groups(comm: Communicator) -> None:
     # What the closed groups had is given back, as soon as nobody uses it, when another is made.
     while library.fake_cuda_own_memories() > 3 or library.fake_cuda_others_memories() > 2 * comm.size:
         assert time.monotonic() < deadline, "memory of closed groups was kept"
-        other = Communicator(comm.rank, comm.size, _meeting(comm), timeout=cases.CASE_S)
+        other = Communicator(comm.rank, comm.size, meeting(comm), timeout=cases.CASE_S)
         of(other).all_reduce(Cupy(mine(3, comm.rank)))
         other.close()
 
 
-def _meeting(comm: Communicator) -> Callable[[str], list[str]]:
+def meeting(comm: Communicator) -> Callable[[str], list[str]]:
     def meet(text: str) -> list[str]:
         given = np.zeros(4096, np.uint8)
         given[: len(text)] = np.frombuffer(text.encode(), np.uint8)
@@ -438,7 +438,7 @@ def no_ipc_asked_for(comm: Communicator) -> None:
     if comm.rank == 0:
         os.environ["QUOIT_IPC"] = "off"
     try:
-        other = Communicator(comm.rank, comm.size, _meeting(comm), timeout=cases.CASE_S)
+        other = Communicator(comm.rank, comm.size, meeting(comm), timeout=cases.CASE_S)
     finally:
         os.environ.pop("QUOIT_IPC", None)
     _without(other, 0)

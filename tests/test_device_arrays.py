@@ -160,6 +160,24 @@ def test_on_a_gpu(library: str) -> None:
         comm.close()
 
 
+# Several ranks on one GPU. The module of the cases needs torch.
+GPU_IPC_CASES = ("collectives", "many_small_ones", "messages", "groups_one_after_another")
+GPU_WORLDS = [World("processes", "a" * ranks) for ranks in (1, 2, 4)]
+
+
+@pytest.mark.skipif(
+    os.environ.get("QUOIT_TEST_DEVICE") != "cuda", reason="needs a GPU: make test-cuda"
+)
+@pytest.mark.parametrize(
+    ("world", "case"),
+    [(world, f"gpu_ipc_cases.{name}") for world in GPU_WORLDS for name in GPU_IPC_CASES],
+)
+def test_by_ipc_on_a_gpu(world: World, case: str, outcome: Outcome) -> None:
+    pytest.importorskip("torch")
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
+
+
 def _on_a_stream(library: Any) -> contextlib.AbstractContextManager[object]:
     """One of its own, on which something takes its time."""
     stack = contextlib.ExitStack()

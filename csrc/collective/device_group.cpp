@@ -1,5 +1,7 @@
 #include "collective/device_group.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <optional>
@@ -122,7 +124,8 @@ class DeviceGroup::Judged final : public Meeting {
 };
 
 DeviceGroup::DeviceGroup(HostSegment& segment, Network& network, int size, std::string where)
-    : segment_(segment),
+    : process_(::getpid()),
+      segment_(segment),
       others_(segment.introductions()),
       network_(network),
       size_(size),
@@ -139,6 +142,13 @@ DeviceGroup::DeviceGroup(HostSegment& segment, Network& network, int size, std::
 }
 
 DeviceGroup::~DeviceGroup() {
+  if (forked()) {  // a child has no part in what its parent has on a device
+    static_cast<void>(edges_.release());
+    static_cast<void>(scratch_.release());
+    static_cast<void>(stream_.release());
+    for (auto& [peer, window] : windows_) static_cast<void>(window.release());
+    return;
+  }
   leave();
   if (device_ == nullptr) return;
   CudaLegacy legacy;
@@ -172,7 +182,10 @@ DeviceGroup::~DeviceGroup() {
   retire(*device_, std::move(legacy));
 }
 
+bool DeviceGroup::forked() const { return ::getpid() != process_; }
+
 void DeviceGroup::leave() {
+  if (forked()) return;
   for (int peer = 0; peer < others_.size(); ++peer)
     if (others_.found(others_.rank(), peer) == Found::Unknown) others_.found(peer, Found::Refused);
 }

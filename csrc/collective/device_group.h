@@ -55,12 +55,14 @@ class DeviceGroup {
   class Heard;
   class Judged;
 
+  [[nodiscard]] bool forked() const;
   [[nodiscard]] std::string lacks(const DeviceOrder& order);
   bool open_offers();
   void open(int peer);
   [[nodiscard]] std::string obstacle(int a, int b) const;
   void tell(const std::string& obstacle);
 
+  const int process_;
   HostSegment& segment_;
   Introductions& others_;
   Network& network_;
