@@ -10,6 +10,8 @@ from quoit import _core
 class Work:
     """Handle on an operation in flight. Keep it until :meth:`wait` returned."""
 
+    __slots__ = ("__weakref__", "_native")
+
     def __init__(self, native: _core.Work) -> None:
         self._native = native
 
@@ -38,3 +40,8 @@ def received(source: int) -> Work:
 
 
 DONE = received(-1)
+
+
+def handle(made: bool | _core.Work) -> Work:
+    """The handle on a plain call: one that goes on, or is over."""
+    return Work(made) if isinstance(made, _core.Work) else DONE
