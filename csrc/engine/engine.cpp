@@ -110,6 +110,7 @@ class Engine::Patience {
     else
       pause_cpu();
     if (!crowded_ && ++polls_ % 32 != 0) return;
+    if (!crowded_) ::sched_yield();  // a peer may be waiting for this very core
     const auto now = Clock::now();
     if (since_ == Clock::time_point{}) {
       since_ = now;

@@ -11,7 +11,7 @@ import numpy as np
 from quoit import _core, arrays
 from quoit.arrays import Array
 from quoit.codecs import Codec, of_one_tensor
-from quoit.work import Work, handle, received
+from quoit.work import DONE, Work, received
 
 ReduceOp = Literal["SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR", "PREMUL_SUM"]
 Rendezvous = Callable[[str], list[str]]
@@ -163,9 +163,10 @@ class Communicator:
             return self._compressed(array, op, out, codec, residual, dtype, async_op, timeout)
         if residual is not None:
             raise _core.UsageError("all_reduce: a residual without a codec: give both, or neither")
-        plain = self._native.plain_all_reduce
-        if not dtype and (made := plain(array, out, op, factor, timeout, async_op)):
-            return handle(made)
+        if not dtype and (
+            made := self._native.plain_all_reduce(array, out, op, factor, timeout, async_op)
+        ):
+            return DONE if made is True else Work(made)
         array = self._array(array)
         target = array if out is None else self._array(out)
         arguments = (array, target, self._name([array, target], dtype, op), op, factor)
@@ -229,9 +230,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies `root`'s array into everybody's, which has the same shape."""
-        plain = self._native.plain_broadcast
-        if not dtype and (made := plain(array, root, timeout, async_op)):
-            return handle(made)
+        if not dtype and (made := self._native.plain_broadcast(array, root, timeout, async_op)):
+            return DONE if made is True else Work(made)
         array = self._array(array)
         arguments = (array, self._name([array], dtype), root)
         return self._run(self._native.broadcast, arguments, async_op, timeout)
@@ -248,9 +248,10 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
-        plain = self._native.plain_reduce_scatter
-        if not dtype and (made := plain(blocks, out, op, factor, timeout, async_op)):
-            return handle(made)
+        if not dtype and (
+            made := self._native.plain_reduce_scatter(blocks, out, op, factor, timeout, async_op)
+        ):
+            return DONE if made is True else Work(made)
         ins, out = self._arrays(blocks), self._array(out)
         arguments = (ins, out, self._name([*ins, out], dtype, op), op, factor)
         return self._run(self._native.reduce_scatter, arguments, async_op, timeout)
@@ -265,9 +266,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
-        plain = self._native.plain_all_gather
-        if not dtype and (made := plain(array, outs, timeout, async_op)):
-            return handle(made)
+        if not dtype and (made := self._native.plain_all_gather(array, outs, timeout, async_op)):
+            return DONE if made is True else Work(made)
         array, outs = self._array(array), self._arrays(outs)
         arguments = (array, outs, self._name([array, *outs], dtype))
         return self._run(self._native.all_gather, arguments, async_op, timeout)
@@ -286,9 +286,10 @@ class Communicator:
 
         uneven: whether block sizes may differ anywhere; the same on all ranks.
         """
-        plain = self._native.plain_all_to_all
-        if not dtype and (made := plain(ins, outs, uneven, timeout, async_op)):
-            return handle(made)
+        if not dtype and (
+            made := self._native.plain_all_to_all(ins, outs, uneven, timeout, async_op)
+        ):
+            return DONE if made is True else Work(made)
         ins, outs = self._arrays(ins), self._arrays(outs)
         arguments = (ins, outs, self._name([*ins, *outs], dtype), uneven)
         return self._run(self._native.all_to_all, arguments, async_op, timeout)
@@ -326,7 +327,7 @@ class Communicator:
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
         """Returns when all ranks have called it."""
         if made := self._native.plain_barrier(timeout, async_op):
-            return handle(made)
+            return DONE if made is True else Work(made)
         return self._run(self._native.barrier, (), async_op, timeout)
 
     def send(
@@ -340,9 +341,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
-        plain = self._native.plain_send
-        if not dtype and (made := plain(array, to, tag, timeout, async_op)):
-            return handle(made)
+        if not dtype and (made := self._native.plain_send(array, to, tag, timeout, async_op)):
+            return DONE if made is True else Work(made)
         array = self._array(array)
         arguments = (array, self._name([array], dtype), to, tag)
         return self._run(self._native.send, arguments, async_op, timeout)
@@ -358,9 +358,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
-        plain = self._native.plain_recv
-        if not dtype and (made := plain(array, source, tag, timeout, async_op)):
-            return received(source) if made is True else handle(made)
+        if not dtype and (made := self._native.plain_recv(array, source, tag, timeout, async_op)):
+            return received(source) if made is True else Work(made)
         array = self._array(array)
         arguments = (array, self._name([array], dtype), source, tag)
         return self._run(self._native.recv, arguments, async_op, timeout)

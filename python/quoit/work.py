@@ -40,8 +40,3 @@ def received(source: int) -> Work:
 
 
 DONE = received(-1)
-
-
-def handle(made: bool | _core.Work) -> Work:
-    """The handle on a plain call: one that goes on, or is over."""
-    return Work(made) if isinstance(made, _core.Work) else DONE
