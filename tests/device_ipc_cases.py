@@ -81,7 +81,8 @@ class OnDevice:
         def call(*arguments: Any, **named: Any) -> Any:
             copies = Copies()
             work = method(
-                *map(copies.of, arguments), **{key: copies.of(value) for key, value in named.items()}
+                *map(copies.of, arguments),
+                **{key: copies.of(value) for key, value in named.items()},
             )
             return Copied(work, copies, named.get("async_op", False))
 
@@ -243,7 +244,9 @@ def several_groups(comm: Communicator) -> None:
         other.close()
     library, deadline = fake_cuda.library(), time.monotonic() + cases.CASE_S
     # What the closed groups had is given back, as soon as nobody uses it, when another is made.
-    while library.fake_cuda_own_memories() > 3 or library.fake_cuda_others_memories() > 2 * comm.size:
+    while (
+        library.fake_cuda_own_memories() > 3 or library.fake_cuda_others_memories() > 2 * comm.size
+    ):
         assert time.monotonic() < deadline, "memory of closed groups was kept"
         other = Communicator(comm.rank, comm.size, meeting(comm), timeout=cases.CASE_S)
         of(other).all_reduce(Cupy(mine(3, comm.rank)))

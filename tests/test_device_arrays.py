@@ -40,9 +40,7 @@ SLOW_IPC_WORLDS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("world", "case"), played(device_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS)
-)
+@pytest.mark.parametrize(("world", "case"), played(device_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS))
 def test_device_arrays_by_ipc(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)

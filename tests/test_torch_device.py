@@ -54,9 +54,7 @@ SLOW_IPC_WORLDS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("world", "case"), played(torch_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS)
-)
+@pytest.mark.parametrize(("world", "case"), played(torch_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS))
 def test_torch_ipc(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)
