@@ -101,10 +101,9 @@ def every_reduction_as_on_the_cpu(pg: Any) -> None:
             on_cpu, tensor = values.clone(), on_device(values)
             try:
                 dist.all_reduce(on_cpu, op, group=pg)
-            except ValueError as refused:
-                with pytest.raises(ValueError, match="has no meaning|supports|only"):
+            except ValueError:
+                with pytest.raises(ValueError, match=r"has no meaning; |does not support"):
                     dist.all_reduce(tensor, op, group=pg)
-                assert "float" in str(refused) or "bool" in str(refused) or "int" in str(refused)
                 continue
             dist.all_reduce(tensor, op, group=pg)
             check(tensor.view(torch.uint8), on_cpu.view(torch.uint8))

@@ -24,12 +24,13 @@ class Communicator:
 
     Every method takes C-contiguous arrays of one dtype and in one memory, of NumPy or of a library
     that speaks DLPack or ``__cuda_array_interface__`` (torch, CuPy, Numba, JAX, TensorFlow), and
-    works in place where it says so. Those of JAX and TensorFlow do not change, but can be sent. With
-    ``async_op=True`` it returns a :class:`Work` at once; otherwise when this rank's part is done,
-    on a CUDA device: when the array's stream finds it done. All ranks make the same calls in the same order. Methods raise `quoit.UsageError`
-    (a ValueError) for calls that are wrong or that differ between ranks, `quoit.TransportError`
-    when a rank died or left, `quoit.TimeoutError` when time ran out. bfloat16 and float8, which
-    NumPy lacks, are passed as uint16 and uint8 with ``dtype="bfloat16"`` or ``"float8"``.
+    works in place where it says so. Those of JAX and TensorFlow do not change, but can be sent.
+    With ``async_op=True`` it returns a :class:`Work` at once; otherwise when this rank's part is
+    done, on a CUDA device: when the array's stream finds it done. All ranks make the same calls in
+    the same order. They raise `quoit.UsageError` (a ValueError) for calls that are wrong or that
+    differ between ranks, `quoit.TransportError` when a rank died or left, `quoit.TimeoutError` when
+    time ran out. bfloat16 and float8, which NumPy lacks, are passed as uint16 and uint8 with
+    ``dtype="bfloat16"`` or ``"float8"``.
     """
 
     def __init__(
