@@ -22,15 +22,15 @@ ANY_SOURCE = -1
 class Communicator:
     """A group of ranks that communicate arrays in the memory of the CPU or of a CUDA device.
 
-    Every method takes C-contiguous arrays of one dtype and in one memory, of NumPy or of a library
-    that speaks DLPack or ``__cuda_array_interface__`` (torch, CuPy, Numba, JAX, TensorFlow), and
-    works in place where it says so. Those of JAX and TensorFlow do not change, but can be sent.
-    With ``async_op=True`` it returns a :class:`Work` at once; otherwise when this rank's part is
-    done, on a CUDA device: when the array's stream finds it done. All ranks make the same calls in
-    the same order. They raise `quoit.UsageError` (a ValueError) for calls that are wrong or that
-    differ between ranks, `quoit.TransportError` when a rank died or left, `quoit.TimeoutError` when
-    time ran out. bfloat16 and float8, which NumPy lacks, are passed as uint16 and uint8 with
-    ``dtype="bfloat16"`` or ``"float8"``.
+    Every method takes C-contiguous arrays of one dtype and in one memory, of any library that
+    speaks DLPack or ``__cuda_array_interface__`` (NumPy, torch, CuPy, Numba, JAX, TensorFlow), and
+    works in place where it says so. Those of JAX and TensorFlow can only be sent. With
+    ``async_op=True`` it returns a :class:`Work` at once; otherwise when this rank's part is done,
+    on a CUDA device: when the array's stream finds it done. All ranks make the same calls in the
+    same order. They raise `quoit.UsageError` for calls that are wrong or that differ between ranks,
+    `quoit.TransportError` when a rank died or left, `quoit.TimeoutError` when time ran out.
+    bfloat16 and float8, which NumPy lacks, are passed as uint16 and uint8 with ``dtype="bfloat16"``
+    or ``"float8"``.
     """
 
     def __init__(
@@ -86,10 +86,9 @@ class Communicator:
 
     @classmethod
     def threads(cls, hosts: Sequence[str], **options: Any) -> list[Communicator]:
-        """One communicator per rank for threads of this process; rank r lives on ``hosts[r]``.
+        """For tests: ranks that are threads; rank r lives on ``hosts[r]``. Options as above.
 
-        For tests: ranks on one host share memory, others exchange messages (with
-        transport="shm+tcp" by TCP). Options as for the constructor.
+        Those on one host share memory, others send messages (transport="shm+tcp": by TCP).
         """
         native = _core.ConnectOptions()
         for name, value in options.items():
