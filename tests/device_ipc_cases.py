@@ -286,6 +286,46 @@ def messages_in_all_directions(comm: Communicator) -> None:
 
 @case
 @of_several
+def a_slow_receiver(comm: Communicator) -> None:
+    """Whose device comes to the first pieces when the sender's has long had the last."""
+    count = 6 << 20  # elements: six pieces, through two slots
+    with delay(LONG_S if comm.rank == 1 else 0):
+        for turn in range(3):
+            if comm.rank == 0:
+                of(comm).send(Cupy(mine(count, turn), new_stream()), 1)
+            if comm.rank == 1:
+                into = zeros(count, stream=new_stream())
+                of(comm).recv(into, 0)
+                check(into, mine(count, turn), turn)
+    array = Cupy(mine(9, comm.rank))
+    of(comm).all_reduce(array)
+    check(array, total(comm, 9))
+
+
+@case
+@of_several
+def left_while_devices_work(comm: Communicator) -> None:
+    """A group that is closed when its calls are in streams: no memory goes before it was read."""
+    for _ in range(2):
+        other = Communicator(comm.rank, comm.size, meeting(comm), timeout=cases.CASE_S)
+        of(other).all_reduce(Cupy(mine(3, comm.rank)))
+        comm.barrier()
+        with delay(0.15 if comm.rank > 0 else 0):
+            array = Cupy(mine(100_000, comm.rank), new_stream())
+            of(other).all_reduce(array)
+        other.close()
+        del other
+        # What groups have left is looked through when others are made.
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            (alone,) = Communicator.threads("a")
+            of(alone).all_reduce(Cupy(mine(3, 0)))
+            alone.close()
+        check(array, total(comm, 100_000))
+
+
+@case
+@of_several
 def messages_between_memories(comm: Communicator) -> None:
     """From a device to the host, and back, of any size, from anybody."""
     to, source = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size

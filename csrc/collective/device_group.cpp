@@ -163,7 +163,8 @@ DeviceGroup::~DeviceGroup() {
     const auto words = others_.told(peer);
     processes.push_back(words ? offer_in(*words) : std::nullopt);
     const Found found = others_.found(others_.rank(), peer);
-    if (found == Found::Met || found == Found::Opened) opened.push_back(peer);
+    if (found == Found::Met || found == Found::Opened || found == Found::Kept)
+      opened.push_back(peer);
   }
   // These live on in the group's memory, which is kept for them.
   legacy.closed = [others = others_, opened, keep = segment_.keep()]() mutable {
@@ -201,10 +202,12 @@ std::string DeviceGroup::lacks(const DeviceOrder& order) {
     scratch_ = std::make_unique<CudaScratch>(device, DeviceLane::kScratch);
     stream_ = order.new_stream();
     edges_ = std::make_unique<DeviceEdges>(device, *kernels_, network_, [this](int peer) {
-      if (others_.found(others_.rank(), peer) == Found::Unknown) others_.found(peer, Found::Met);
+      const Found before = others_.found(others_.rank(), peer);
+      if (before == Found::Unknown) others_.found(peer, Found::Met);
+      if (before == Found::Refused) others_.found(peer, Found::Kept);
     });
     return {};
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {  // torch's, too
     return error.what();
   }
 }
@@ -257,7 +260,8 @@ void DeviceGroup::open(int peer) {
     others_.found(peer, Found::Opened);
   } catch (const Error& error) {
     windows_.erase(peer);
-    others_.found(peer, Found::Refused);
+    const bool met = others_.found(others_.rank(), peer) == Found::Met;
+    others_.found(peer, met ? Found::Kept : Found::Refused);
     tell(text("rank ", peer, ": ", error.what()));
   }
 }
@@ -269,7 +273,8 @@ std::string DeviceGroup::obstacle(int a, int b) const {
       return text("rank ", rank, ": ", lack_in(*words));
   if (a == b) return {};
   for (const auto& [finder, of] : {std::pair(a, b), std::pair(b, a)})
-    if (others_.found(finder, of) == Found::Refused)
+    if (const Found found = others_.found(finder, of);
+        found == Found::Refused || found == Found::Kept)
       return text("rank ", finder, " cannot use the device memory of rank ", of);
   return {};
 }

@@ -17,6 +17,7 @@ enum class Found : std::uint8_t {
   Met,      // it uses memory that came with messages, and the other must keep it
   Opened,   // it uses all that the other offers, likewise
   Refused,  // it cannot
+  Kept,     // it cannot, but uses memory that came with messages
   Closed,   // it no longer uses it
 };
 
