@@ -138,6 +138,23 @@ def forgotten_at_once(pg: Any) -> None:
 
 
 @case
+def never_waited_for(pg: Any) -> None:
+    """Nor do works that nobody has keep a tensor from being freed too early."""
+    me, count = dist.get_rank(pg), 100_000
+    outs = []
+    with tested_device.delay(SLOW_S / 5):
+        for k in range(4):
+            out = on_device(torch.zeros(dist.get_world_size(pg) * count))
+            dist.all_gather_into_tensor(
+                out, on_device(mine(count, me + k)), group=pg, async_op=True
+            )
+            outs.append(out)
+        dist.all_reduce(on_device(torch.ones(3)), group=pg)  # comes after them all
+        for k, out in enumerate(outs):
+            check(out, torch.cat([mine(count, r + k) for r in ranks(pg)]))
+
+
+@case
 def barriers_wait_for_the_device(pg: Any) -> None:
     dist.all_reduce(on_device(torch.ones(3)), group=pg)
     if not tested_device.FAKE:
