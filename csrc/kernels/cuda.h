@@ -48,6 +48,7 @@ struct KernelSet {
   ReduceLaunches reduce;
   CastLaunches casts;
   void (*copy)(const CopyArgs&, const Launch&);
+  unsigned (*processors)();         // of the current device
   void (*check)(const char* what);  // throws if a launch failed
 };
 

@@ -15,6 +15,14 @@ void check_launch(const char* what) {
       "; `quoit doctor` tells which devices there are, and what this build has kernels for");
 }
 
+unsigned count_processors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  check_launch("a question for its size");
+  return static_cast<unsigned>(count);
+}
+
 KernelSet make_kernels() {
   KernelSet set{};
   set.tiles[static_cast<int>(Format::Raw)] = raw_launches();
@@ -34,6 +42,7 @@ KernelSet make_kernels() {
   add_wide_reductions(set.reduce);
   set.casts = cast_launches();
   set.copy = launch_copy;
+  set.processors = count_processors;
   set.check = check_launch;
   return set;
 }
