@@ -9,7 +9,7 @@ namespace {
 
 using c10d::OpType;
 
-View view_of(const at::Tensor& contiguous) {
+View device_view(const at::Tensor& contiguous) {
   const DType dtype = dtype_of(contiguous);
   return {static_cast<std::byte*>(contiguous.data_ptr()), contiguous.nbytes() / size_of(dtype),
           dtype};
@@ -33,12 +33,13 @@ NcclGroup::Plan NcclGroup::compressed_plan(OpType type, const at::Tensor& tensor
                                            const TensorCompression& compression,
                                            const TensorTerms& terms) const {
   const c10::Device device = tensor.device();
-  QUOIT_CHECK(!is_capturing(c10::impl::VirtualGuardImpl(device.type()).getStream(device)) ||
-                  (!takes_turns(*compression.how) && !terms.fingerprint),
-              UsageError,
-              "compression in a graph capture: LowRank takes turns, and check_every compares on the "
-              "host, which a replay does not: capture with LowRank(alternate=False) or another "
-              "codec, and with check_every=0");
+  QUOIT_CHECK(
+      !is_capturing(c10::impl::VirtualGuardImpl(device.type()).getStream(device)) ||
+          (!takes_turns(*compression.how) && !terms.fingerprint),
+      UsageError,
+      "compression in a graph capture: LowRank takes turns, and check_every compares on the "
+      "host, which a replay does not: capture with LowRank(alternate=False) or another "
+      "codec, and with check_every=0");
   Plan plan(type);
   plan.async = terms.async_op;
   for (const at::Tensor& kept : compression.held)
@@ -51,8 +52,7 @@ void NcclGroup::add_steps(Plan& plan, const TensorCompression& compression,
                           std::function<void(std::uint64_t, DeviceRun&)> work) {
   plan.steps.emplace_back([compression, work = std::move(work)](Steps& on) {
     const cuda::KernelSet& kernels = cuda::kernels();
-    DeviceRun run{
-        kernels, {on.stream, codec_blocks(kernels)}, on.exchange, *compression.report};
+    DeviceRun run{kernels, {on.stream, codec_blocks(kernels)}, on.exchange, *compression.report};
     work(on.sequence, run);
   });
 }
@@ -67,8 +67,8 @@ NcclGroup::Handle NcclGroup::compressed_all_reduce(const at::Tensor& tensor,
       return static_cast<std::byte*>(
           call.room(data, static_cast<std::int64_t>(bytes), zeroed).data_ptr());
     };
-    const auto sum = std::make_shared<DeviceAllReduce>(
-        view_of(data), compression.how, terms_of(terms, size_), rank_, size_, room);
+    const auto sum = std::make_shared<DeviceAllReduce>(device_view(data), compression.how,
+                                                       terms_of(terms, size_), rank_, size_, room);
     const auto n = static_cast<std::size_t>(size_);
     compression.report->plain_bytes += 2 * data.nbytes() * (n - 1) / n;
     add_steps(call, compression, [sum, seed = terms.seed](std::uint64_t number, DeviceRun& on) {
@@ -88,10 +88,10 @@ NcclGroup::Handle NcclGroup::compressed_reduce_scatter(const at::Tensor& input,
     Plan call = compressed_plan(OpType::_REDUCE_SCATTER_BASE, input, compression, terms);
     const at::Tensor data = call.in_place(input, "compressed reduce_scatter: input");
     const at::Tensor out = call.output(output, "compressed reduce_scatter: output");
-    check_block(*compression.how, rank_, view_of(data), view_of(out));
-    const auto sra = std::make_shared<DeviceSra>(
-        cut_into_tiles(view_of(data), compression.how->parts()), blocks_of(*compression.how),
-        SraStages::Scatter, rank_);
+    check_block(*compression.how, rank_, device_view(data), device_view(out));
+    const auto sra =
+        std::make_shared<DeviceSra>(cut_into_tiles(device_view(data), compression.how->parts()),
+                                    blocks_of(*compression.how), SraStages::Scatter, rank_);
     const at::Tensor room = call.room(data, static_cast<std::int64_t>(sra->room()));
     const auto n = static_cast<std::size_t>(size_);
     compression.report->plain_bytes += data.nbytes() * (n - 1) / n;
@@ -120,9 +120,9 @@ NcclGroup::Handle NcclGroup::compressed_all_gather(const at::Tensor& tensor,
     check_blocks(*compression.how, size_, "compressed all_gather");
     Plan call = compressed_plan(OpType::_ALLGATHER_BASE, tensor, compression, terms);
     const at::Tensor data = call.in_place(tensor, "compressed all_gather: tensor");
-    const auto sra = std::make_shared<DeviceSra>(
-        cut_into_tiles(view_of(data), compression.how->parts()), blocks_of(*compression.how),
-        SraStages::Gather, rank_);
+    const auto sra =
+        std::make_shared<DeviceSra>(cut_into_tiles(device_view(data), compression.how->parts()),
+                                    blocks_of(*compression.how), SraStages::Gather, rank_);
     const at::Tensor room = call.room(data, static_cast<std::int64_t>(sra->room()));
     const Slice mine = compression.how->parts()[static_cast<std::size_t>(rank_)].where;
     compression.report->plain_bytes +=

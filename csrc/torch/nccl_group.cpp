@@ -171,8 +171,7 @@ void NcclGroup::call_nccl(Plan& plan, const c10::Stream& stream, const NcclCall&
   }
   Steps steps{static_cast<cuda::Stream>(on.stream), call.sequence,
               [&](std::span<const DeviceMessage> messages) {
-                if (!messages.empty())
-                  issue(on, call, true, [&] { on.exchange(messages); });
+                if (!messages.empty()) issue(on, call, true, [&] { on.exchange(messages); });
               }};
   for (const auto& step : plan.steps) step(steps);
   for (const auto& copy : plan.after) copy();

@@ -103,7 +103,9 @@ void NcclGroup::introduce() {
     library_ = &NcclLibrary::load(options_.libraries);
     said = said_of_itself();
   } catch (const Error& error) {
-    said = NcclClaim{.lacks = without_newlines(error.what())}.written();
+    NcclClaim claim;
+    claim.lacks = without_newlines(error.what());
+    said = claim.written();
   }
   state_->store.set(text("device/", state_->rank), said);
   introduced_ = true;

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from quoit import _build, _core, compression_auto
 from quoit.codecs import Auto, Choice, Codec, Int8, LowRank, first_match, patterns_of
-from quoit.compression_calls import DTYPES, native_backend
+from quoit.compression_calls import DTYPES, home_of, native_backend
 from quoit.compression_state import (
     Kept,
     check,
@@ -126,9 +126,11 @@ class CompressionState:
         self._backend = native_backend(self.group)
         self._scaler = scaler
         parameters = [(name, p) for name, p in model.module.named_parameters() if p.requires_grad]
+        device = parameters[0][1].device if parameters else torch.device("cpu")
+        self._home = home_of(device, self.group)
         self._gradient_bytes = sum(p.numel() * p.element_size() for _, p in parameters)
         if isinstance(codec, Auto):
-            self.chosen = compression_auto.choose(codec, self.group, self._gradient_bytes)
+            self.chosen = compression_auto.choose(codec, self.group, self._gradient_bytes, device)
             codec = self.chosen.codec
         self._names = {p: name for name, p in parameters}
         self._codecs = choose(parameters, codec, tuple(exclude), min_elements)
@@ -136,7 +138,7 @@ class CompressionState:
         for name, parameter in parameters:
             of = self._codecs[name]
             if of is not None and (of.feedback if feedback is None else feedback):
-                self._kept[name] = keep(parameter, of)
+                self._kept[name] = keep(parameter, of, self._home)
             elif isinstance(of, LowRank):
                 raise _core.UsageError(
                     f"compression of '{name}' by LowRank with feedback=False: what it loses of one "
@@ -145,6 +147,7 @@ class CompressionState:
         # Only then may a parameter take part that no rank uses, whose gradient DDP throws away.
         self._unused = bool(self._kept) and model.find_unused_parameters and not model.static_graph
         self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._unit = (-1, 1.0)  # of this step
         self._counts = _build.load_c10d().CompressionReport()
         self._total = self._last = self._logged = StepReport()
 
@@ -216,7 +219,7 @@ class CompressionState:
         fingerprint = None
         if self.check_every and (self.step + 1) % self.check_every == 0:
             fingerprint = native.fingerprint([p.detach() for p in bucket.parameters()])
-        unit = unit_of(self._scaler)
+        unit = self._unit_now()
         work = native.compressed_all_reduce(
             self._backend, buffer, plan.native, True, unit, 0, fingerprint, True
         )
@@ -229,6 +232,12 @@ class CompressionState:
 
         mean: torch.futures.Future[Tensor] = work.get_future().then(over)
         return mean
+
+    # Asks the scaler once a step: its answer may have to come from a device.
+    def _unit_now(self) -> float:
+        if self._unit[0] != self.step:
+            self._unit = (self.step, unit_of(self._scaler))
+        return self._unit[1]
 
     def _plan(self, bucket: GradBucket) -> _Plan:
         parameters = bucket.parameters()
@@ -251,20 +260,28 @@ class CompressionState:
         return part(count, codec.name, *(() if kept is None else kept.native()))
 
     # A parameter that no rank used has no gradient, and DDP ignores what comes out for it: what
-    # earlier steps lost of it must not go that way.
+    # earlier steps lost of it must not go that way. On a device nothing waits to see the flags.
     def _announce_unused(self, bucket: GradBucket) -> Tensor:
-        used = [bool(gradient.any()) for gradient in bucket.gradients()]
-        flags = torch.tensor(used, dtype=torch.int8)
+        used = torch.stack([gradient.any() for gradient in bucket.gradients()])
+        flags = used.to(self._home, torch.int8)
         dist.all_reduce(flags, dist.ReduceOp.MAX, self.group, async_op=True)
         return flags
 
     def _take_back(self, result: Tensor, plan: _Plan, flags: Tensor, unit: float) -> None:
         views = torch.split(result, plan.counts)
+        share = 1 / (self.group.size() * unit)
+        if self._home.type != "cpu":
+            for name, used, view in zip(plan.names, flags.bool(), views, strict=True):
+                if (kept := self._kept.get(name)) is not None:
+                    lost = kept.residual.view(-1)
+                    lost.copy_(torch.where(used, lost, torch.add(lost, view, alpha=share)))
+                    view.copy_(torch.where(used, view, torch.zeros_like(view)))
+            return
         for name, used, view in zip(plan.names, flags.tolist(), views, strict=True):
             kept = self._kept.get(name)
             if used or kept is None:
                 continue
-            kept.residual.view(-1).add_(view, alpha=1 / (self.group.size() * unit))
+            kept.residual.view(-1).add_(view.to(self._home), alpha=share)
             view.zero_()
 
     def _note(self, step: int) -> None:

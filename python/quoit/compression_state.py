@@ -23,7 +23,7 @@ class LowRankBases:
     columns: int
     p: Tensor  # float32[rank * rows], column by column
     q: Tensor  # float32[rank * columns], column by column
-    turn: Tensor  # int64[1], how many calls there were
+    turn: Tensor  # int64[1], on the CPU: how many calls there were
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ class Kept:
         }
 
 
-def keep(parameter: Tensor, codec: Codec) -> Kept:
-    """Zeros: nothing was lost yet."""
-    residual = torch.zeros(parameter.numel())
+def keep(parameter: Tensor, codec: Codec, home: torch.device) -> Kept:
+    """Zeros, where the codec works: nothing was lost yet."""
+    residual = torch.zeros(parameter.numel(), device=home)
     if not isinstance(codec, LowRank):
         return Kept(residual)
     rows, columns = matrix_shape(parameter)
-    p, q = torch.zeros(codec.rank * rows), torch.zeros(codec.rank * columns)
+    p = torch.zeros(codec.rank * rows, device=home)
+    q = torch.zeros(codec.rank * columns, device=home)
     return Kept(residual, LowRankBases(rows, columns, p, q, torch.zeros(1, dtype=torch.int64)))
 
 
