@@ -64,6 +64,8 @@ test-cuda: cuda $(STAMPS)/quoit $(STAMPS)/test
 	@$(CHECK) build/cuda/tests/test_cuda_kernels
 	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_torch_device.py \
 	  -m "slow or not slow" -k processes $(ARGS)
+	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_torch_device_compression.py \
+	  -m "slow or not slow" -k processes $(ARGS)
 	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_device_arrays.py -k gpu $(ARGS)
 
 bench-cuda: cuda

@@ -49,7 +49,7 @@ def all_reduce(
         is_mean(op),
         async_op=async_op,
     )
-    if flat is not None and kept is not flat:
+    if flat is not None and kept is not None and kept is not flat:
         if work is not None:
             work.wait()
         flat.copy_(kept)
