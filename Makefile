@@ -68,9 +68,10 @@ test-cuda: cuda $(STAMPS)/quoit $(STAMPS)/test
 	  -m "slow or not slow" -k processes $(ARGS)
 	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_device_arrays.py -k gpu $(ARGS)
 
-bench-cuda: cuda
+bench-cuda: cuda $(STAMPS)/quoit
 	@$(BIN)/python bench/cuda_kernels.py
 	@$(BIN)/python bench/cuda_kernels.py --run build/cuda/tests/bench_cuda_kernels
+	@$(BIN)/python bench/cuda_overlap.py
 
 # The kernels and what needs a GPU, with the nvcc on PATH or in CUDACXX.
 cuda: $(STAMPS)/build
