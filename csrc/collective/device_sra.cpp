@@ -20,8 +20,7 @@ cuda::Terms with_scaling(const Terms& terms, bool scaled) {
 
 // Whether a tile goes on where the one before it ends, so that one run has both.
 bool joins(const Tile& before, const Tile& next) {
-  const bool together =
-      before.data.data + before.data.bytes() == next.data.data && next.index == before.index + 1;
+  const bool together = before.data.data + before.data.bytes() == next.data.data;
   const float* const carried = before.residual ? before.residual + before.data.count : nullptr;
   return together && before.data.count == kTile && carried == next.residual &&
          before.data.dtype == next.data.dtype && before.codec == next.codec &&

@@ -25,12 +25,14 @@ from quoit.codecs import Auto, Choice, Codec, Int8, LowRank, first_match, patter
 from quoit.compression_calls import DTYPES, home_of, native_backend
 from quoit.compression_state import (
     Kept,
+    announce_unused,
     check,
     keep,
     matrix_shape,
     norm_of,
     restore,
     summed,
+    take_back,
     unit_of,
 )
 
@@ -215,7 +217,8 @@ class CompressionState:
 
     def _compressed_mean(self, buffer: Tensor, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         native, plan = _build.load_c10d(), self._plan(bucket)
-        flags = self._announce_unused(bucket) if self._unused else None
+        used = bucket.gradients() if self._unused else ()
+        flags = announce_unused(used, self._home, self.group) if used else None
         fingerprint = None
         if self.check_every and (self.step + 1) % self.check_every == 0:
             fingerprint = native.fingerprint([p.detach() for p in bucket.parameters()])
@@ -227,7 +230,9 @@ class CompressionState:
         def over(done: torch.futures.Future[list[Tensor]]) -> Tensor:
             result: Tensor = done.value()[0]
             if flags is not None:
-                self._take_back(result, plan, flags, unit)
+                kept = [self._kept.get(name) for name in plan.names]
+                views = torch.split(result, plan.counts)
+                take_back(views, kept, flags, 1 / (self.group.size() * unit))
             return result
 
         mean: torch.futures.Future[Tensor] = work.get_future().then(over)
@@ -258,31 +263,6 @@ class CompressionState:
         if codec is None:
             return part(count, "raw")
         return part(count, codec.name, *(() if kept is None else kept.native()))
-
-    # A parameter that no rank used has no gradient, and DDP ignores what comes out for it: what
-    # earlier steps lost of it must not go that way. On a device nothing waits to see the flags.
-    def _announce_unused(self, bucket: GradBucket) -> Tensor:
-        used = torch.stack([gradient.any() for gradient in bucket.gradients()])
-        flags = used.to(self._home, torch.int8)
-        dist.all_reduce(flags, dist.ReduceOp.MAX, self.group, async_op=True)
-        return flags
-
-    def _take_back(self, result: Tensor, plan: _Plan, flags: Tensor, unit: float) -> None:
-        views = torch.split(result, plan.counts)
-        share = 1 / (self.group.size() * unit)
-        if self._home.type != "cpu":
-            for name, used, view in zip(plan.names, flags.bool(), views, strict=True):
-                if (kept := self._kept.get(name)) is not None:
-                    lost = kept.residual.view(-1)
-                    lost.copy_(torch.where(used, lost, torch.add(lost, view, alpha=share)))
-                    view.copy_(torch.where(used, view, torch.zeros_like(view)))
-            return
-        for name, used, view in zip(plan.names, flags.tolist(), views, strict=True):
-            kept = self._kept.get(name)
-            if used or kept is None:
-                continue
-            kept.residual.view(-1).add_(view.to(self._home), alpha=share)
-            view.zero_()
 
     def _note(self, step: int) -> None:
         counts = self._counts

@@ -35,14 +35,14 @@ class Meeting {
   std::vector<std::span<const DeviceMessage>> posted_;
 };
 
-// Memory for a run, filled with what must not come out.
+// Memory for a run, filled with what is no number.
 class Rooms {
  public:
   std::byte* get(std::size_t bytes, bool zeroed) {
     const std::size_t units = bytes / sizeof(Unit) + 1;
     held_.push_back(std::make_unique<Unit[]>(units));
     auto* const memory = reinterpret_cast<std::byte*>(held_.back().get());
-    std::memset(memory, zeroed ? 0 : 0xa5, units * sizeof(Unit));
+    std::memset(memory, zeroed ? 0 : 0xff, units * sizeof(Unit));
     return memory;
   }
   DeviceRoom room() {

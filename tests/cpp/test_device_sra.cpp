@@ -10,7 +10,8 @@ using namespace quoit::test;
 namespace {
 
 // Tensors that do and do not fill tiles; several runs and chunks.
-const std::vector<std::size_t> kSizes{1, 4096, 5000, 0, 63, 30000, 129, 4095, 12288, 4096};
+const std::vector<std::size_t> kSizes{1,     4096, 8192, 5000,  0,    63,
+                                      30000, 129,  4095, 12288, 4096, 16384};
 constexpr std::uint64_t kSeed = 77;
 
 std::vector<std::string> codecs() {
@@ -31,15 +32,16 @@ struct Own {
   std::vector<float> residual;
 };
 
-// As users have it: small tensors travel as they are, and so do some others.
+// As users have it: small tensors travel as they are, and so do some others. Some that lie together
+// have one codec, and not all a residual.
 std::vector<Part> parts_of(const std::string& codec, float* residual) {
   std::vector<Part> parts;
   std::size_t begin = 0;
+  const CodecPtr raw = codec_named("raw"), chosen = codec_named(codec);
   for (const std::size_t size : kSizes) {
     const bool plain = size < kTile || size == 12288;
-    parts.push_back({{begin, size},
-                     codec_named(plain ? "raw" : codec),
-                     plain || !residual ? nullptr : residual + begin});
+    const bool keeps = !plain && residual != nullptr && size != 16384;
+    parts.push_back({{begin, size}, plain ? raw : chosen, keeps ? residual + begin : nullptr});
     begin += size;
   }
   return parts;
@@ -100,7 +102,10 @@ struct Case {
 
 std::vector<Own> fresh(const Case& one, std::size_t count) {
   std::vector<Own> all(static_cast<std::size_t>(one.ranks));
-  for (Own& own : all) own.residual.resize(count);
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    all[r].residual = noise(count, static_cast<int>(r), 100);  // as if calls had been before
+    for (float& x : all[r].residual) x *= 0.125F;
+  }
   return all;
 }
 
