@@ -12,6 +12,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import building
+import fake_streams
 
 LIBRARY = building.FOLDER / "libfakecuda.so"
 LEGACY, PER_THREAD = 1, 2  # streams
@@ -37,10 +39,8 @@ def library() -> ctypes.CDLL:
             [_SOURCES / "streams.cpp", _SOURCES / "cuda.cpp"],
             [_SOURCES / "streams.h"],
         )
-    made = ctypes.CDLL(str(LIBRARY))
+    made = fake_streams.declare(ctypes.CDLL(str(LIBRARY)))
     for name, result, arguments in (
-        ("fake_set_delay_us", None, [ctypes.c_long]),
-        ("fake_set_capturing", None, [ctypes.c_int]),
         ("fake_cuda_fail", None, [ctypes.c_char_p, ctypes.c_int]),
         ("fake_cuda_untouched", ctypes.c_int, []),
         ("fake_cuda_stream", _VOID, [ctypes.c_int]),
@@ -68,24 +68,14 @@ def new_stream(device: int = 0) -> int:
     return handle
 
 
-@contextlib.contextmanager
-def delay(seconds: float) -> Iterator[None]:
+def delay(seconds: float) -> AbstractContextManager[None]:
     """Within, each asynchronous work of this process first sleeps for so long."""
-    library().fake_set_delay_us(round(seconds * 1e6))
-    try:
-        yield
-    finally:
-        library().fake_set_delay_us(0)
+    return fake_streams.delay(library(), seconds)
 
 
-@contextlib.contextmanager
-def capturing() -> Iterator[None]:
+def capturing() -> AbstractContextManager[None]:
     """Within, every stream says that it is being captured."""
-    library().fake_set_capturing(1)
-    try:
-        yield
-    finally:
-        library().fake_set_capturing(0)
+    return fake_streams.capturing(library())
 
 
 @contextlib.contextmanager

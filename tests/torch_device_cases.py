@@ -300,6 +300,8 @@ def devices_that_differ_in_a_call(pg: Any) -> None:
     outs = [torch.zeros(3, device="fake:1") for _ in ranks(pg)]
     with pytest.raises(ValueError, match=r"output is on fake:1, another .* on fake:0"):
         dist.all_gather(outs, on_device(torch.ones(3)), group=pg)
+    with pytest.raises(ValueError, match=r"input is on fake:0, another .* on cpu"):
+        dist.reduce_scatter_tensor(torch.zeros(3), on_device(torch.ones(3 * len(outs))), group=pg)
 
 
 @case_of_fake

@@ -19,6 +19,11 @@ std::vector<View> in_ring_order(const std::vector<View>& by_rank, const Ring& ri
   return views;
 }
 
+// Whoever has messages in flight may compute, or wait for them in a moment.
+void as_message(CallOptions& options) {
+  if (options.mode == Engine::Mode::Background) options.mode = Engine::Mode::Either;
+}
+
 }  // namespace
 
 // Ranks compare calls. Those that share one host do it on the board, where a direct collective
@@ -279,6 +284,7 @@ Communicator::Handle Communicator::measure(int passes, CallOptions options) {
 Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions options) {
   check_rank(to, "destination");
   check_tag(tag, "send");
+  as_message(options);
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{data}, {}}; });
   return run(
@@ -292,6 +298,7 @@ Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions 
 Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOptions options) {
   if (from != kAnySource) check_rank(from, "source");
   check_tag(tag, "recv");
+  as_message(options);
   const Call call{into.count, 0, from, Op::Recv, into.dtype};
   if (options.mode == Engine::Mode::Now && from != kAnySource && !options.staging)
     return start(call, receive_message(*us_.network, from, tag, into), options,

@@ -47,7 +47,7 @@ std::size_t longest(const std::vector<View>& views) {
 struct Blocks {
   Blocks(Board& board, DType dtype) : board(board), item(size_of(dtype)) {
     const std::size_t others = std::max(board.size() - 1, 1);
-    span = std::max<std::size_t>(Board::kSlot / others / kLine * kLine / item, 1);
+    span = std::max<std::size_t>(Board::kSlot / others / kCacheLine * kCacheLine / item, 1);
   }
 
   // Where rank `holder` puts what is meant for rank `owner`, another one.
@@ -64,8 +64,6 @@ struct Blocks {
       board.writer().put(part.data, at(r, board.rank(), round), part.bytes());
     }
   }
-
-  static constexpr std::size_t kLine = 64;
 
   Board& board;
   std::size_t item;

@@ -3,11 +3,6 @@
 #include <algorithm>
 
 namespace quoit {
-namespace {
-
-constexpr std::size_t kLine = 64;
-
-}  // namespace
 
 void StagingPipeline::begin(std::size_t pieces, const Touched& touched) {
   pieces_ = pieces;
@@ -28,7 +23,7 @@ void StagingPipeline::place(const View& view, bool read, bool written) {
   }
   places_.push_back({view, read, written, slot_bytes_});
   const std::size_t longest = ceil_div(view.count, pieces_) * size_of(view.dtype);
-  slot_bytes_ += ceil_div(longest, kLine) * kLine;
+  slot_bytes_ += ceil_div(longest, kCacheLine) * kCacheLine;
 }
 
 View StagingPipeline::here(std::size_t i, const Place& place) const {

@@ -10,24 +10,25 @@
 #include <emmintrin.h>
 #endif
 
+#include "core/types.h"
+
 namespace quoit {
 
 #if defined(__SSE2__)
 namespace {
 
-constexpr std::size_t kLine = 64;
 constexpr std::size_t kShort = 1024;  // memcpy is fine up to here, whatever its threshold
 
 // The bytes before the first whole line at `to`.
 std::size_t head_of(const std::byte* to) {
-  return (0 - reinterpret_cast<std::uintptr_t>(to)) % kLine;
+  return (0 - reinterpret_cast<std::uintptr_t>(to)) % kCacheLine;
 }
 
 // Whole lines; `to` is aligned. Returns how many bytes that were.
 template <bool kStream>
 std::size_t copy_lines(const std::byte* from, std::byte* to, std::size_t bytes) {
   std::size_t done = 0;
-  for (; done + kLine <= bytes; done += kLine) {
+  for (; done + kCacheLine <= bytes; done += kCacheLine) {
     const auto* source = reinterpret_cast<const __m128i*>(from + done);
     auto* target = reinterpret_cast<__m128i*>(to + done);
     const __m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1),

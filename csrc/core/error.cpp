@@ -2,6 +2,16 @@
 
 namespace quoit {
 
+std::string message_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return e.what();
+  } catch (...) {
+    return "unknown error";
+  }
+}
+
 std::exception_ptr prefixed(const std::string& prefix, const std::exception_ptr& error) {
   try {
     std::rethrow_exception(error);

@@ -46,6 +46,9 @@ std::string text(const Parts&... parts) {
   return out.str();
 }
 
+// What an error says.
+std::string message_of(const std::exception_ptr& error);
+
 // The same error, of the same kind, with words in front; what is none of ours becomes a
 // TransportError.
 std::exception_ptr prefixed(const std::string& prefix, const std::exception_ptr& error);

@@ -64,4 +64,6 @@ inline std::size_t bytes_of(const std::vector<View>& views) {
 
 inline std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
+inline constexpr std::size_t kCacheLine = 64;  // bytes
+
 }  // namespace quoit

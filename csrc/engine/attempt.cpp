@@ -51,6 +51,7 @@ void Attempt::run() {
         pause_cpu();
     }
     if (!crowded && polls % kPolls != 0) continue;
+    if (!crowded) ::sched_yield();  // the peer may be waiting for this very core
     const auto now = Clock::now();
     if (since == Clock::time_point{}) since = now;
     if (now - since >= kMoment) return;

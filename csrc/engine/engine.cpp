@@ -110,6 +110,7 @@ class Engine::Patience {
     else
       pause_cpu();
     if (!crowded_ && ++polls_ % 32 != 0) return;
+    if (!crowded_) ::sched_yield();  // a peer may be waiting for this very core
     const auto now = Clock::now();
     if (since_ == Clock::time_point{}) {
       since_ = now;
@@ -241,8 +242,7 @@ void Engine::wait(Work& work, Deadline deadline) {
   if (!work.done()) {
     const Waiting waiting(*this);
     while (!work.done()) {
-      if (driving_.try_lock()) {
-        driving_.unlock();
+      if (may_drive()) {
         Turn turn(*this);
         Patience patience(*this, turn, Mode::Foreground);
         while (!work.done() && !patience.check_due()) patience.step();
@@ -260,6 +260,15 @@ void Engine::wait(Work& work, Deadline deadline) {
   if (auto error = work.error()) std::rethrow_exception(error);
 }
 
+// Whether nobody drives, or only the background thread, which gives way to a waiter after a sweep;
+// another waiter drives until it has what it waits for.
+bool Engine::may_drive() {
+  if (waiters_.load() == 1) return true;
+  if (!driving_.try_lock()) return false;
+  driving_.unlock();
+  return true;
+}
+
 // Throws TimeoutError, unless the work has ended meanwhile.
 void Engine::give_up(const Work& work) {
   const Turn turn(*this);
@@ -270,10 +279,12 @@ void Engine::give_up(const Work& work) {
                     describe(work.call()), ": not done in the time given to wait()");
 }
 
-// A waiter goes: whoever else needs progress must get it from somebody.
+// A waiter goes: whoever else needs progress must get it from somebody. Who has several works in
+// flight waits for the next one at once, and does so better without the background thread.
 void Engine::hand_over() {
   if (bystanders_.load() > 0) completed_.notify_all();
-  drive_in_background();
+  if (in_flight_.load() > 0) undecided_.fetch_add(1);
+  drive_in_background(/*at_once=*/false);
 }
 
 void Engine::set_interrupt(std::function<void()> check) { interrupt_ = std::move(check); }

@@ -56,7 +56,7 @@ class Engine {
     Now,         // the caller waits at once, and needs no handle on what is done: see Attempt
     Foreground,  // the caller waits at once
     Background,  // the caller goes on computing
-    Either,      // the caller does not say: torch's send and recv
+    Either,      // nobody knows which: messages, and torch's send and recv
   };
 
   // Starts `task` as soon as its turn comes. Throws the group's first failure if it has failed.
@@ -107,6 +107,7 @@ class Engine {
   void patrol(bool thorough);
   void run_background();
   void hand_over();
+  bool may_drive();
   void give_up(const Work& work);
 
   std::shared_ptr<SharedMemory> bell_memory_;
@@ -127,7 +128,7 @@ class Engine {
   std::atomic<bool> stopping_{false};  // changed under idle_mutex_
   std::atomic<bool> background_allowed_{true};
   std::atomic<bool> dozing_{false};     // the background thread looks again by itself, soon
-  std::atomic<unsigned> undecided_{0};  // submitted in Mode::Either, ever
+  std::atomic<unsigned> undecided_{0};  // times that somebody may wait soon, or not; see doze
   std::thread background_;
   Callbacks callbacks_;
   std::function<void()> interrupt_;

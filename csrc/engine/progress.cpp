@@ -7,16 +7,6 @@
 namespace quoit {
 namespace {
 
-std::string message_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    return e.what();
-  } catch (...) {
-    return "unknown error";
-  }
-}
-
 std::string prefix_of(const Group& group, const Call& call) {
   return text("[quoit ", group.where(), "] ", describe(call), ": ");
 }

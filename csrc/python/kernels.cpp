@@ -31,10 +31,7 @@ void copy(const py::buffer& from, const py::buffer& to, bool stream) {
 void sum(const std::vector<py::buffer>& ins, const py::buffer& out, const std::string& dtype,
          const std::string& isa) {
   const Isa set = isa_called(isa);
-  int type = 0;
-  while (type < kDTypes && name_of(static_cast<DType>(type)) != dtype) ++type;
-  QUOIT_CHECK(type < kDTypes, UsageError, "dtype '", dtype,
-              "' is not known to quoit: convert the array to another");
+  const DType type = dtype_named(dtype);
   const py::buffer_info result = bytes_of(out, true);
   std::vector<py::buffer_info> infos;
   std::vector<const std::byte*> inputs;
@@ -44,10 +41,9 @@ void sum(const std::vector<py::buffer>& ins, const py::buffer& out, const std::s
                 length(infos.back()), " bytes into ", length(result), ": pass arrays of one size");
     inputs.push_back(static_cast<const std::byte*>(infos.back().ptr));
   }
-  const auto dtype_of = static_cast<DType>(type);
   const py::gil_scoped_release unlocked;
-  reduce_on(set, dtype_of, {ReduceOp::Sum, 1.0, 1}, inputs, static_cast<std::byte*>(result.ptr),
-            nullptr, length(result) / size_of(dtype_of));
+  reduce_on(set, type, {ReduceOp::Sum, 1.0, 1}, inputs, static_cast<std::byte*>(result.ptr),
+            nullptr, length(result) / size_of(type));
 }
 
 std::vector<std::string> isas() {
@@ -64,6 +60,12 @@ py::buffer_info bytes_of(const py::buffer& buffer, bool writable) {
   QUOIT_CHECK(PyBuffer_IsContiguous(info.view(), 'C') != 0, UsageError,
               "the array is not contiguous: pass numpy.ascontiguousarray(array)");
   return info;
+}
+
+DType dtype_named(const std::string& name) {
+  for (int i = 0; i < kDTypes; ++i)
+    if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
+  throw UsageError(text("dtype '", name, "' is not known to quoit: convert the array to another"));
 }
 
 Isa isa_called(const std::string& name) {

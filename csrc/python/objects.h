@@ -42,9 +42,10 @@ void set_error(const std::exception_ptr& error);
 
 std::optional<ReduceOp> op_called(std::string_view name);
 
-// Adds the methods of Communicator that make one call on arrays of NumPy, and wait for it, at the
-// least cost. Each returns False, and has done nothing, when the call is not of the plain kind:
-// then the general method sees to it, and says what is wrong if anything is.
+// Adds the methods of Communicator that make one call on arrays of NumPy at the least cost. Each
+// returns True when the call is over, its Work where it goes on in the background, and False,
+// having done nothing, when the call is not of the plain kind: then the general method sees to it,
+// and says what is wrong if anything is.
 void bind_plain_calls(py::class_<PyCommunicator>& communicator);
 
 }  // namespace quoit

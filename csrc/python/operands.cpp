@@ -1,17 +1,13 @@
 #include "python/operands.h"
 
+#include "python/kernels.h"
+
 namespace quoit {
 namespace {
 
-DType dtype_named(const std::string& name) {
-  for (int i = 0; i < kDTypes; ++i)
-    if (name_of(static_cast<DType>(i)) == name) return static_cast<DType>(i);
-  throw UsageError(text("dtype '", name, "' is not known to quoit: convert the array to another"));
-}
-
 py::buffer_info request(const py::buffer& buffer, bool writable) {
   try {
-    return buffer.request(writable);
+    return bytes_of(buffer, writable);
   } catch (const py::error_already_set& error) {
     throw UsageError(text("the array cannot be used (", error.what(), "): pass ",
                           writable ? "one that may be written to" : "one of numbers"));
@@ -37,8 +33,6 @@ std::vector<View> Operands::views(const std::vector<py::object>& arrays, const s
 View Operands::on_host(const py::object& array, const std::string& dtype, bool writable) {
   const DType type = dtype_named(dtype);
   auto info = std::make_unique<py::buffer_info>(request(array, writable));
-  QUOIT_CHECK(PyBuffer_IsContiguous(info->view(), 'C') != 0, UsageError,
-              "the array is not contiguous: pass numpy.ascontiguousarray(array)");
   const auto bytes = static_cast<std::size_t>(info->size * info->itemsize);
   View view{static_cast<std::byte*>(info->ptr), bytes / size_of(type), type};
   buffers_.push_back(std::move(info));

@@ -1,5 +1,5 @@
-// The calls that cost least: arrays of NumPy, alone or in a list, and the caller waits. pybind11's
-// own way of taking arguments apart takes longer than an all_reduce between two cores.
+// The calls that cost least: arrays of NumPy, alone or in a list. pybind11's own way of taking
+// arguments apart takes longer than an all_reduce between two cores.
 #include <pybind11/numpy.h>
 
 #include <array>
@@ -108,12 +108,31 @@ std::shared_ptr<void> hold(PyObject* first, PyObject* second) {
                                  });
 }
 
-// Makes the call and waits for it; `first` and `second` are, or hold, the arrays it works on.
+// The last two arguments of every call.
+struct Way {
+  Seconds timeout;
+  bool background;
+};
+
+// (..., timeout, async_op)
+std::optional<Way> plain_way(PyObject* timeout, PyObject* async_op) {
+  const auto seconds = plain_timeout(timeout);
+  if (!seconds || !PyBool_Check(async_op)) return std::nullopt;
+  return Way{*seconds, async_op == Py_True};
+}
+
+// Makes the call, and waits for it unless it goes on in the background; `first` and `second` are,
+// or hold, the arrays it works on.
 template <class Start>
-PyObject* run(PyObject* self, PyObject* first, PyObject* second, Seconds timeout, Start start) {
+PyObject* run(PyObject* self, PyObject* first, PyObject* second, Way way, Start start) {
   try {
-    Communicator& communicator = py::cast<PyCommunicator&>(py::handle(self)).open();
-    const CallOptions options{.timeout = timeout, .mode = Engine::Mode::Now};
+    const auto& owner = py::cast<PyCommunicator&>(py::handle(self));
+    Communicator& communicator = owner.open();
+    CallOptions options{.timeout = way.timeout, .mode = Engine::Mode::Now};
+    if (way.background) {
+      options.mode = Engine::Mode::Background;
+      options.keep = hold(first, second);
+    }
     Communicator::Handle work;
     try {
       const py::gil_scoped_release unlocked;
@@ -121,6 +140,10 @@ PyObject* run(PyObject* self, PyObject* first, PyObject* second, Seconds timeout
     } catch (const UsageError&) {
       Py_RETURN_FALSE;  // the general method says whose call is wrong
     }
+    if (way.background)
+      return py::cast(PyWork{std::move(work), &communicator.engine(), owner.engine})
+          .release()
+          .ptr();
     if (work) {
       work->hold(hold(first, second));
       const py::gil_scoped_release unlocked;
@@ -134,97 +157,95 @@ PyObject* run(PyObject* self, PyObject* first, PyObject* second, Seconds timeout
   }
 }
 
-// (array, out or None, op, factor, timeout)
+// (array, out or None, op, factor, timeout, async_op)
 PyObject* all_reduce(PyObject* self, Arguments given, Py_ssize_t) {
   PyObject* const target = given[1] == Py_None ? given[0] : given[1];
   const auto in = plain_view(given[0], false);
   const auto out = plain_view(target, true);
   const auto reduction = plain_reduction(given[2], given[3]);
-  const auto timeout = plain_timeout(given[4]);
-  if (!in || !out || !reduction || !timeout) Py_RETURN_FALSE;
-  return run(self, given[0], target, *timeout, [&](Communicator& c, const CallOptions& o) {
+  const auto way = plain_way(given[4], given[5]);
+  if (!in || !out || !reduction || !way) Py_RETURN_FALSE;
+  return run(self, given[0], target, *way, [&](Communicator& c, const CallOptions& o) {
     return c.all_reduce(*in, *out, *reduction, o);
   });
 }
 
-// (array, root, timeout)
+// (array, root, timeout, async_op)
 PyObject* broadcast(PyObject* self, Arguments given, Py_ssize_t) {
   const auto data = plain_view(given[0], true);
   const auto root = plain_integer(given[1]);
-  const auto timeout = plain_timeout(given[2]);
-  if (!data || !root || !timeout) Py_RETURN_FALSE;
-  return run(self, given[0], given[0], *timeout, [&](Communicator& c, const CallOptions& o) {
+  const auto way = plain_way(given[2], given[3]);
+  if (!data || !root || !way) Py_RETURN_FALSE;
+  return run(self, given[0], given[0], *way, [&](Communicator& c, const CallOptions& o) {
     return c.broadcast(*data, static_cast<int>(*root), o);
   });
 }
 
-// (blocks, out, op, factor, timeout)
+// (blocks, out, op, factor, timeout, async_op)
 PyObject* reduce_scatter(PyObject* self, Arguments given, Py_ssize_t) {
   auto in = plain_views(given[0], false);
   const auto out = plain_view(given[1], true);
   const auto reduction = plain_reduction(given[2], given[3]);
-  const auto timeout = plain_timeout(given[4]);
-  if (!in || !out || !reduction || !timeout) Py_RETURN_FALSE;
-  return run(self, in->arrays.ptr(), given[1], *timeout,
-             [&](Communicator& c, const CallOptions& o) {
-               return c.reduce_scatter(std::move(in->views), *out, *reduction, o);
-             });
+  const auto way = plain_way(given[4], given[5]);
+  if (!in || !out || !reduction || !way) Py_RETURN_FALSE;
+  return run(self, in->arrays.ptr(), given[1], *way, [&](Communicator& c, const CallOptions& o) {
+    return c.reduce_scatter(std::move(in->views), *out, *reduction, o);
+  });
 }
 
-// (array, outs, timeout)
+// (array, outs, timeout, async_op)
 PyObject* all_gather(PyObject* self, Arguments given, Py_ssize_t) {
   const auto in = plain_view(given[0], false);
   auto outs = plain_views(given[1], true);
-  const auto timeout = plain_timeout(given[2]);
-  if (!in || !outs || !timeout) Py_RETURN_FALSE;
-  return run(self, given[0], outs->arrays.ptr(), *timeout,
-             [&](Communicator& c, const CallOptions& o) {
-               return c.all_gather(*in, std::move(outs->views), o);
-             });
+  const auto way = plain_way(given[2], given[3]);
+  if (!in || !outs || !way) Py_RETURN_FALSE;
+  return run(self, given[0], outs->arrays.ptr(), *way, [&](Communicator& c, const CallOptions& o) {
+    return c.all_gather(*in, std::move(outs->views), o);
+  });
 }
 
-// (ins, outs, uneven, timeout)
+// (ins, outs, uneven, timeout, async_op)
 PyObject* all_to_all(PyObject* self, Arguments given, Py_ssize_t) {
   auto ins = plain_views(given[0], false);
   auto outs = plain_views(given[1], true);
-  const auto timeout = plain_timeout(given[3]);
-  if (!ins || !outs || !PyBool_Check(given[2]) || !timeout) Py_RETURN_FALSE;
-  return run(self, ins->arrays.ptr(), outs->arrays.ptr(), *timeout,
+  const auto way = plain_way(given[3], given[4]);
+  if (!ins || !outs || !PyBool_Check(given[2]) || !way) Py_RETURN_FALSE;
+  return run(self, ins->arrays.ptr(), outs->arrays.ptr(), *way,
              [&](Communicator& c, const CallOptions& o) {
                return c.all_to_all(std::move(ins->views), std::move(outs->views),
                                    given[2] == Py_True, o);
              });
 }
 
-// (timeout)
+// (timeout, async_op)
 PyObject* barrier(PyObject* self, Arguments given, Py_ssize_t) {
-  const auto timeout = plain_timeout(given[0]);
-  if (!timeout) Py_RETURN_FALSE;
-  return run(self, Py_None, Py_None, *timeout,
+  const auto way = plain_way(given[0], given[1]);
+  if (!way) Py_RETURN_FALSE;
+  return run(self, Py_None, Py_None, *way,
              [](Communicator& c, const CallOptions& o) { return c.barrier(o); });
 }
 
-// (array, to, tag, timeout)
+// (array, to, tag, timeout, async_op)
 PyObject* send(PyObject* self, Arguments given, Py_ssize_t) {
   const auto data = plain_view(given[0], false);
   const auto to = plain_integer(given[1]);
   const auto tag = plain_integer(given[2]);
-  const auto timeout = plain_timeout(given[3]);
-  if (!data || !to || !tag || !timeout) Py_RETURN_FALSE;
-  return run(self, given[0], given[0], *timeout, [&](Communicator& c, const CallOptions& o) {
+  const auto way = plain_way(given[3], given[4]);
+  if (!data || !to || !tag || !way) Py_RETURN_FALSE;
+  return run(self, given[0], given[0], *way, [&](Communicator& c, const CallOptions& o) {
     return c.send(*data, static_cast<int>(*to), *tag, o);
   });
 }
 
-// (array, source, tag, timeout); who sent a message from any source is for the general method to
-// say.
+// (array, source, tag, timeout, async_op); who sent a message from any source is for the general
+// method to say.
 PyObject* recv(PyObject* self, Arguments given, Py_ssize_t) {
   const auto into = plain_view(given[0], true);
   const auto source = plain_integer(given[1]);
   const auto tag = plain_integer(given[2]);
-  const auto timeout = plain_timeout(given[3]);
-  if (!into || !source || *source == kAnySource || !tag || !timeout) Py_RETURN_FALSE;
-  return run(self, given[0], given[0], *timeout, [&](Communicator& c, const CallOptions& o) {
+  const auto way = plain_way(given[3], given[4]);
+  if (!into || !source || *source == kAnySource || !tag || !way) Py_RETURN_FALSE;
+  return run(self, given[0], given[0], *way, [&](Communicator& c, const CallOptions& o) {
     return c.recv(*into, static_cast<int>(*source), *tag, o);
   });
 }
@@ -247,14 +268,14 @@ PyMethodDef named(const char* name) {
 
 void bind_plain_calls(py::class_<PyCommunicator>& communicator) {
   static std::array methods{
-      named<5, all_reduce>("plain_all_reduce"),
-      named<3, broadcast>("plain_broadcast"),
-      named<5, reduce_scatter>("plain_reduce_scatter"),
-      named<3, all_gather>("plain_all_gather"),
-      named<4, all_to_all>("plain_all_to_all"),
-      named<1, barrier>("plain_barrier"),
-      named<4, send>("plain_send"),
-      named<4, recv>("plain_recv"),
+      named<6, all_reduce>("plain_all_reduce"),
+      named<4, broadcast>("plain_broadcast"),
+      named<6, reduce_scatter>("plain_reduce_scatter"),
+      named<4, all_gather>("plain_all_gather"),
+      named<5, all_to_all>("plain_all_to_all"),
+      named<2, barrier>("plain_barrier"),
+      named<5, send>("plain_send"),
+      named<5, recv>("plain_recv"),
   };
   auto* const type = reinterpret_cast<PyTypeObject*>(communicator.ptr());
   for (PyMethodDef& one : methods)

@@ -140,10 +140,10 @@ View Operands::view(const at::Tensor& tensor, bool reads, bool writes, const cha
   QUOIT_CHECK(tensor.layout() == at::kStrided, UsageError, what,
               " is a sparse tensor, which this operation does not take: pass tensor.to_dense()");
   const bool staged = !tensor.device().is_cpu();
-  if (staged) after(tensor.device(), what);
   QUOIT_CHECK(tensors_.empty() || staged == (staging_ != nullptr), UsageError, what, " is on ",
               tensor.device().str(), ", another tensor of the same call on ",
               tensors_.front().device().str(), ": move one of them with .to()");
+  if (staged) after(tensor.device(), what);
   const Element element = element_of(tensor);
   at::Tensor flat = tensor;
   if (!tensor.is_contiguous()) {

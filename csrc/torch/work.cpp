@@ -81,10 +81,8 @@ std::string words_of(const std::exception_ptr& error) {
     std::rethrow_exception(error);
   } catch (const c10::Error& e) {
     return e.what_without_backtrace();
-  } catch (const std::exception& e) {
-    return e.what();
   } catch (...) {
-    return "unknown error";
+    return message_of(error);
   }
 }
 

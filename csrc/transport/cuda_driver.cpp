@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 
 #include <memory>
-#include <mutex>
 
 #include "core/env.h"
 #include "core/log.h"
@@ -38,10 +37,7 @@ std::unique_ptr<CudaDriver> open_driver() {
 
 const CudaDriver& CudaDriver::load() {
   // Never destroyed: what is on a device may outlive all static objects.
-  static std::mutex mutex;
-  static const CudaDriver* driver = nullptr;
-  const std::scoped_lock lock(mutex);
-  if (driver == nullptr) driver = open_driver().release();
+  static const CudaDriver* const driver = open_driver().release();
   return *driver;
 }
 

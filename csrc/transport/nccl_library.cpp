@@ -2,8 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <memory>
-#include <mutex>
 #include <utility>
 
 #include "core/env.h"
@@ -106,10 +104,7 @@ NcclLibrary open_library(const std::vector<std::string>& candidates) {
 
 const NcclLibrary& NcclLibrary::load(const std::vector<std::string>& candidates) {
   // Never destroyed: communicators may outlive all static objects.
-  static std::mutex mutex;
-  static const NcclLibrary* library = nullptr;
-  const std::scoped_lock lock(mutex);
-  if (library == nullptr) library = new NcclLibrary(open_library(candidates));
+  static const auto* const library = new NcclLibrary(open_library(candidates));
   return *library;
 }
 

@@ -156,18 +156,17 @@ class Communicator:
         bits.
 
         codec: encodes what travels (SUM and AVG of float16, bfloat16 and float32, in place only).
-        residual: a float32 array of as many elements, zero at first, that carries what the codec
-        lost into the next call (error feedback, Karimireddy et al. 2019); of the mean, with AVG.
-        Always one of NumPy.
+        residual: NumPy's float32 array of as many elements, zero at first, for what the codec lost
+        and the next call adds (error feedback, Karimireddy et al. 2019); of the mean, with AVG.
         """
         if codec is not None:
             return self._compressed(array, op, out, codec, residual, dtype, async_op, timeout)
         if residual is not None:
             raise _core.UsageError("all_reduce: a residual without a codec: give both, or neither")
-        if not (async_op or dtype) and self._native.plain_all_reduce(
-            array, out, op, factor, timeout
+        if not dtype and (
+            made := self._native.plain_all_reduce(array, out, op, factor, timeout, async_op)
         ):
-            return DONE
+            return DONE if made is True else Work(made)
         array = self._array(array)
         target = array if out is None else self._array(out)
         arguments = (array, target, self._name([array, target], dtype, op), op, factor)
@@ -231,8 +230,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies `root`'s array into everybody's, which has the same shape."""
-        if not (async_op or dtype) and self._native.plain_broadcast(array, root, timeout):
-            return DONE
+        if not dtype and (made := self._native.plain_broadcast(array, root, timeout, async_op)):
+            return DONE if made is True else Work(made)
         array = self._array(array)
         arguments = (array, self._name([array], dtype), root)
         return self._run(self._native.broadcast, arguments, async_op, timeout)
@@ -249,10 +248,10 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Reduces block r of all ranks into the `out` of rank r. Blocks may differ in size."""
-        if not (async_op or dtype) and self._native.plain_reduce_scatter(
-            blocks, out, op, factor, timeout
+        if not dtype and (
+            made := self._native.plain_reduce_scatter(blocks, out, op, factor, timeout, async_op)
         ):
-            return DONE
+            return DONE if made is True else Work(made)
         ins, out = self._arrays(blocks), self._array(out)
         arguments = (ins, out, self._name([*ins, out], dtype, op), op, factor)
         return self._run(self._native.reduce_scatter, arguments, async_op, timeout)
@@ -267,8 +266,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Copies rank r's `array` into ``outs[r]`` on all ranks. Sizes may differ between ranks."""
-        if not (async_op or dtype) and self._native.plain_all_gather(array, outs, timeout):
-            return DONE
+        if not dtype and (made := self._native.plain_all_gather(array, outs, timeout, async_op)):
+            return DONE if made is True else Work(made)
         array, outs = self._array(array), self._arrays(outs)
         arguments = (array, outs, self._name([array, *outs], dtype))
         return self._run(self._native.all_gather, arguments, async_op, timeout)
@@ -287,8 +286,10 @@ class Communicator:
 
         uneven: whether block sizes may differ anywhere; the same on all ranks.
         """
-        if not (async_op or dtype) and self._native.plain_all_to_all(ins, outs, uneven, timeout):
-            return DONE
+        if not dtype and (
+            made := self._native.plain_all_to_all(ins, outs, uneven, timeout, async_op)
+        ):
+            return DONE if made is True else Work(made)
         ins, outs = self._arrays(ins), self._arrays(outs)
         arguments = (ins, outs, self._name([*ins, *outs], dtype), uneven)
         return self._run(self._native.all_to_all, arguments, async_op, timeout)
@@ -325,8 +326,8 @@ class Communicator:
 
     def barrier(self, *, async_op: bool = False, timeout: float | None = None) -> Work:
         """Returns when all ranks have called it."""
-        if not async_op and self._native.plain_barrier(timeout):
-            return DONE
+        if made := self._native.plain_barrier(timeout, async_op):
+            return DONE if made is True else Work(made)
         return self._run(self._native.barrier, (), async_op, timeout)
 
     def send(
@@ -340,8 +341,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Sends a message; messages match by (sender, tag >= 0), in order."""
-        if not (async_op or dtype) and self._native.plain_send(array, to, tag, timeout):
-            return DONE
+        if not dtype and (made := self._native.plain_send(array, to, tag, timeout, async_op)):
+            return DONE if made is True else Work(made)
         array = self._array(array)
         arguments = (array, self._name([array], dtype), to, tag)
         return self._run(self._native.send, arguments, async_op, timeout)
@@ -357,8 +358,8 @@ class Communicator:
         timeout: float | None = None,
     ) -> Work:
         """Receives a message of exactly the size of `array`; see :attr:`Work.source`."""
-        if not (async_op or dtype) and self._native.plain_recv(array, source, tag, timeout):
-            return received(source)
+        if not dtype and (made := self._native.plain_recv(array, source, tag, timeout, async_op)):
+            return received(source) if made is True else Work(made)
         array = self._array(array)
         arguments = (array, self._name([array], dtype), source, tag)
         return self._run(self._native.recv, arguments, async_op, timeout)

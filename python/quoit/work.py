@@ -10,6 +10,8 @@ from quoit import _core
 class Work:
     """Handle on an operation in flight. Keep it until :meth:`wait` returned."""
 
+    __slots__ = ("__weakref__", "_native")
+
     def __init__(self, native: _core.Work) -> None:
         self._native = native
 

@@ -12,6 +12,7 @@ import ctypes
 import functools
 import types
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.utils.backend_registration import (
 )
 
 import building
+import fake_streams
 
 _HERE = Path(__file__).resolve().parent
 NAME = "fake"
@@ -60,10 +62,7 @@ def build() -> None:
 def device_library() -> ctypes.CDLL:
     """The library of the device, built when it must be, for its C functions; see streams.h."""
     build()
-    library = ctypes.CDLL(str(DEVICE_LIBRARY), mode=ctypes.RTLD_GLOBAL)
-    library.fake_set_delay_us.argtypes = [ctypes.c_long]
-    library.fake_set_capturing.argtypes = [ctypes.c_int]
-    return library
+    return fake_streams.declare(ctypes.CDLL(str(DEVICE_LIBRARY), mode=ctypes.RTLD_GLOBAL))
 
 
 @functools.cache
@@ -97,24 +96,14 @@ def kernels() -> Iterator[ctypes.CDLL]:
         library.fake_withdraw_kernels()
 
 
-@contextlib.contextmanager
-def delay(seconds: float) -> Iterator[None]:
+def delay(seconds: float) -> AbstractContextManager[None]:
     """Within, each asynchronous work of this process first sleeps for so long."""
-    device_library().fake_set_delay_us(round(seconds * 1e6))
-    try:
-        yield
-    finally:
-        device_library().fake_set_delay_us(0)
+    return fake_streams.delay(device_library(), seconds)
 
 
-@contextlib.contextmanager
-def capturing() -> Iterator[None]:
+def capturing() -> AbstractContextManager[None]:
     """Within, every stream says that it is being captured."""
-    device_library().fake_set_capturing(1)
-    try:
-        yield
-    finally:
-        device_library().fake_set_capturing(0)
+    return fake_streams.capturing(device_library())
 
 
 class Stream(torch.Stream):

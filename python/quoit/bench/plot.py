@@ -43,6 +43,10 @@ def draw(plan: Plan, rows: Sequence[Row], title: str, path: Path) -> None:
     figure.savefig(path, dpi=140)
 
 
+def _label(name: str) -> str:
+    return f"{name} (limit)" if name in LIMITS else name
+
+
 def _curves(rows: Sequence[Row], axes: Axes, choices: Sequence[tuple[str, str]]) -> None:
     """The first of `choices` that there is, by size; log axes."""
     cells = [cell for row in rows for cell in row.peers.values()]
@@ -56,7 +60,7 @@ def _curves(rows: Sequence[Row], axes: Axes, choices: Sequence[tuple[str, str]])
         if not points:
             continue
         style: dict[str, Any] = {"markersize": 4, **_STYLES.get(name, {"marker": "."})}
-        style["label"] = f"{name} (limit)" if name in LIMITS else name
+        style["label"] = _label(name)
         axes.plot(*zip(*points, strict=True), zorder=3 if "quoit" in name else 2, **style)
     axes.set(xscale="log", yscale="log", xlabel="size, bytes", ylabel=label)
     every = -(-len(rows) // _MOST_TICKS)
@@ -70,19 +74,20 @@ def _curves(rows: Sequence[Row], axes: Axes, choices: Sequence[tuple[str, str]])
 def _bars(plan: Plan, rows: Sequence[Row], axes: Axes) -> None:
     cells = rows[0].peers
     names = list(cells)
+    labels = [_label(name) for name in names]
     if plan.op == "ddp":
         alone = [(cells[name].alone_us or 0.0) / 1e3 for name in names]
         buckets = [max(0.0, cells[name].ddp_us or 0.0) / 1e3 for name in names]
         exposed = [max(0.0, cells[name].exposed_us or 0.0) / 1e3 for name in names]
-        axes.barh(names, alone, color="#BBBBBB", label="computation")
-        axes.barh(names, buckets, left=alone, color="#56B4E9", label="buckets of DDP")
+        axes.barh(labels, alone, color="#BBBBBB", label="computation")
+        axes.barh(labels, buckets, left=alone, color="#56B4E9", label="buckets of DDP")
         done = [first + second for first, second in zip(alone, buckets, strict=True)]
-        bars = axes.barh(names, exposed, left=done, color="#D55E00", label="exposed communication")
+        bars = axes.barh(labels, exposed, left=done, color="#D55E00", label="exposed communication")
         axes.bar_label(bars, labels=[f"{value:.1f} ms" for value in exposed], padding=4)
         axes.set_xlabel("ms per step")
         axes.legend(frameon=False)
     else:
-        bars = axes.barh(names, [cells[name].us for name in names], color="#D55E00")
+        bars = axes.barh(labels, [cells[name].us for name in names], color="#D55E00")
         axes.bar_label(bars, fmt="%.2f", padding=4)
         axes.set(xscale="log", xlabel="time per call, µs")
     axes.margins(x=0.15)
