@@ -72,6 +72,9 @@ struct Status {
 };
 Status status();
 
+// Why the kernels of this build cannot run on that device of the machine, or nothing. Never throws.
+std::string unfit(int device);
+
 // Throws UnavailableError, which says why, where this build or machine cannot run the kernels;
 // never where others were offered.
 void require();

@@ -59,6 +59,20 @@ std::string built() {
               QUOIT_CUDA_ARCHITECTURES);
 }
 
+std::string unfit(int device) {
+  constexpr int kOldest = 8;  // sm_80: see cmake/cuda.cmake
+  int major = 0;
+  const cudaError_t failure =
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (failure != cudaSuccess) {
+    cudaGetLastError();  // or the next launch would be told
+    return cudaGetErrorString(failure);
+  }
+  if (major >= kOldest) return {};
+  return text("the device is of compute capability ", major, ".x, and quoit's kernels are for ",
+              kOldest, ".0 and later");
+}
+
 Status status() {
   Status found;
   int count = 0;

@@ -75,7 +75,7 @@ std::string kernels_lack(c10::Device device) {
   } catch (const Error& error) {
     return error.what();
   }
-  return {};
+  return cuda::unfit(device.index());
 }
 
 std::string without_newlines(std::string words) {
