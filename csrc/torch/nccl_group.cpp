@@ -1,6 +1,7 @@
 #include "torch/nccl_group.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <cstring>
@@ -29,8 +30,11 @@ NcclGroup::NcclGroup(const c10::intrusive_ptr<c10d::Store>& store, int rank, int
 }
 
 // Without a shutdown. What other ranks still receive gets a moment; a program that ends by an error
-// must not wait for long.
+// must not wait for long. Python may be who drops it, and what the watch lets go of meanwhile,
+// under its lock, may be Python's.
 NcclGroup::~NcclGroup() {
+  std::optional<py::gil_scoped_release> others_run;
+  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) others_run.emplace();
   try {
     state_->close(Deadline::after(kNcclDropWithin));
   } catch (const std::exception&) {  // the device has failed
