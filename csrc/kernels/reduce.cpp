@@ -1,5 +1,6 @@
 #include "kernels/reduce.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -9,6 +10,10 @@ namespace quoit {
 namespace {
 
 constexpr std::array<Isa, 3> kIsas{Isa::Baseline, Isa::X86V3, Isa::X86V4};
+
+// Bytes of an input below which AVX-512 is not worth it: it begins slowly, by about a microsecond,
+// on a core that has not used it for some microseconds.
+constexpr std::size_t kBrief = 64 * 1024;
 
 // The kernels of an instruction set; null when this build or CPU lacks it. Asked once: CPUID is
 // slow, tens of microseconds in a virtual machine.
@@ -70,8 +75,9 @@ void check_reducible(DType dtype, ReduceOp op) {
 
 void reduce(DType dtype, const ReduceStep& step, std::span<const std::byte* const> in,
             std::byte* out, std::byte* also, std::size_t count) {
-  static const KernelTable& kernels = *find_kernels(isa_in_use());
-  run(kernels, dtype, step, in, out, also, count);
+  static const KernelTable& widest = *find_kernels(isa_in_use());
+  static const KernelTable& brief = *find_kernels(std::min(isa_in_use(), Isa::X86V3));
+  run(count * size_of(dtype) < kBrief ? brief : widest, dtype, step, in, out, also, count);
 }
 
 bool isa_available(Isa isa) { return find_kernels(isa) != nullptr; }

@@ -32,7 +32,8 @@ void check_reducible(DType dtype, ReduceOp op);
 void reduce(DType dtype, const ReduceStep& step, std::span<const std::byte* const> in,
             std::byte* out, std::byte* also, std::size_t count);
 
-// The instruction sets compiled in, worst first; `reduce` uses the best that this CPU has.
+// The instruction sets compiled in, worst first; `reduce` uses the best that this CPU has, or for
+// what is short the best but AVX-512.
 enum class Isa : std::uint8_t { Baseline, X86V3, X86V4 };
 bool isa_available(Isa isa);
 Isa isa_in_use();
