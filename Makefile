@@ -64,11 +64,14 @@ test-cuda: cuda $(STAMPS)/quoit $(STAMPS)/test
 	@$(CHECK) build/cuda/tests/test_cuda_kernels
 	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_torch_device.py \
 	  -m "slow or not slow" -k processes $(ARGS)
+	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_torch_device_compression.py \
+	  -m "slow or not slow" -k processes $(ARGS)
 	@QUOIT_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/test_device_arrays.py -k gpu $(ARGS)
 
-bench-cuda: cuda
+bench-cuda: cuda $(STAMPS)/quoit
 	@$(BIN)/python bench/cuda_kernels.py
 	@$(BIN)/python bench/cuda_kernels.py --run build/cuda/tests/bench_cuda_kernels
+	@$(BIN)/python bench/cuda_overlap.py
 
 # The kernels and what needs a GPU, with the nvcc on PATH or in CUDACXX.
 cuda: $(STAMPS)/build

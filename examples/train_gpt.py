@@ -94,8 +94,8 @@ def encode(text: bytes, vocabulary: list[bytes]) -> Tensor:
 def rotate(x: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., 2021) of x[..., position, channel]."""
     positions, channels = x.shape[-2:]
-    frequencies = 10_000.0 ** (-torch.arange(0, channels, 2) / channels)
-    angles = torch.arange(positions)[:, None] * frequencies
+    frequencies = 10_000.0 ** (-torch.arange(0, channels, 2, device=x.device) / channels)
+    angles = torch.arange(positions, device=x.device)[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)

@@ -24,7 +24,6 @@ from torch.distributed.algorithms.ddp_comm_hooks import (
     powerSGD_hook,
     quantization_hooks,
 )
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,6 +35,8 @@ from torch_cases import group  # noqa: F401  (stage.py asks for it)
 Case = Callable[[Any], None]
 
 CASES: dict[str, Case] = {}
+
+DEVICE = "cpu"  # where models are: torch_device_compression_cases.py has another
 
 CODECS: tuple[Codec, ...] = (
     quoit.Bf16(),
@@ -75,8 +76,20 @@ class Linear(nn.Module):
         )
 
     def forward(self, gradients: dict[str, Tensor]) -> Tensor:
-        used = [(self.parts[name] * g).sum() for name, g in gradients.items()]
+        used = [(self.parts[name] * g.to(DEVICE)).sum() for name, g in gradients.items()]
         return torch.stack(used).sum()
+
+
+class ChannelsLast(nn.Module):
+    """The same of one parameter, whose innermost dimension is not the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        zeros = torch.zeros(SHAPES["conv"]).to(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(zeros)
+
+    def forward(self, gradient: Tensor) -> Tensor:
+        return (self.weight * gradient).sum()
 
 
 def _gradients(step: int, rank: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -94,20 +107,29 @@ def _mean(step: int, ranks: int) -> dict[str, Tensor]:
 def _ddp(pg: Any, model: nn.Module | None = None, **options: Any) -> DistributedDataParallel:
     """With several buckets, which are built anew after the first step."""
     return DistributedDataParallel(
-        Linear() if model is None else model, process_group=pg, bucket_cap_mb=0.05, **options
+        (Linear() if model is None else model).to(DEVICE),
+        process_group=pg,
+        bucket_cap_mb=0.05,
+        **options,
     )
 
 
 def _same_everywhere(pg: Any, *tensors: Tensor) -> None:
-    for tensor in tensors:
+    for tensor in [each.cpu() for each in tensors]:
         others = [torch.empty_like(tensor) for _ in range(dist.get_world_size(pg))]
         dist.all_gather(others, tensor.contiguous(), group=pg)
         bits = [other.contiguous().view(torch.uint8) for other in others]
         assert all(torch.equal(bits[0], other) for other in bits)
 
 
+def _exact(tensor: Tensor) -> Tensor:
+    """In double precision on the CPU."""
+    return tensor.detach().cpu().double()
+
+
 def _near(got: Tensor, wanted: Tensor, tolerance: float) -> None:
-    wrong = float((got.detach().double() - wanted).norm() / wanted.norm())
+    wanted = _exact(wanted)
+    wrong = float((_exact(got) - wanted).norm() / wanted.norm())
     assert wrong <= tolerance, (wrong, tolerance)
 
 
@@ -115,7 +137,7 @@ def _residuals(state: Any, ranks: int) -> dict[str, Tensor]:
     """The sums over ranks, in double precision and in the shapes of the parameters."""
     sums = {}
     for name, kept in state._kept.items():
-        total = kept.residual.double()
+        total = _exact(kept.residual)
         dist.all_reduce(total, group=state.group)
         sums[name.removeprefix("parts.")] = total.view(SHAPES[name.removeprefix("parts.")])
     return sums
@@ -134,7 +156,7 @@ def every_codec_in_ddp(pg: Any) -> None:
             model(_gradients(step, rank)).backward()
             for name, parameter in model.module.parts.items():
                 _same_everywhere(pg, parameter.grad)
-                out[name] += parameter.grad.double()
+                out[name] += _exact(parameter.grad)
         kept = _residuals(state, n)
         compressed = {name for name, of in state.codecs.items() if of is not None}
         assert compressed == {f"parts.{name}" for name in kept} >= {"parts.wide", "parts.conv"}
@@ -189,7 +211,7 @@ def it_starts_later(pg: Any) -> None:
     for step in range(4):
         model.zero_grad()
         model(_gradients(step, rank)).backward()
-        wrong = model.module.parts["wide"].grad.double() - _mean(step, n)["wide"]
+        wrong = _exact(model.module.parts["wide"].grad) - _mean(step, n)["wide"]
         assert (float(wrong.norm()) > 1) == (step >= 2)
     assert state.step == 4
 
@@ -215,7 +237,7 @@ def accumulation_scaling_and_views(pg: Any) -> None:
         with model.no_sync():
             (model(_gradients(2 * step, rank)) * scaler.scale_now).backward()
         (model(_gradients(2 * step + 1, rank)) * scaler.scale_now).backward()
-        out += model.module.parts["wide"].grad.double() / scaler.scale_now
+        out += _exact(model.module.parts["wide"].grad) / scaler.scale_now
     wanted = torch.stack([_mean(step, n)["wide"] for step in range(12)]).sum(0)
     _near(out + _residuals(state, n)["wide"], wanted, 2e-6)
 
@@ -237,7 +259,7 @@ def unused_parameters(pg: Any) -> None:
         model(given).backward()
         assert (model.module.parts["wide"].grad is None) == (users == 0)
         if users > 0:
-            out += model.module.parts["wide"].grad.double()
+            out += _exact(model.module.parts["wide"].grad)
         wanted += sum(_gradients(step, r)["wide"].double() for r in range(users)) / n
     _near(out + _residuals(state, n)["wide"], wanted, 2e-6)
 
@@ -272,19 +294,18 @@ def other_dtypes_and_layouts(pg: Any) -> None:
         assert (state.codecs["parts.wide"] is None) == (dtype == torch.float64)
         for name, parameter in model.module.parts.items():
             _near(parameter.grad, _mean(0, n)[name], 0.02)
-            _same_everywhere(pg, parameter.grad.view(torch.uint8))
+            _same_everywhere(pg, parameter.grad.cpu().view(torch.uint8))
     for codec in (quoit.Int8(), quoit.LowRank(2)):
-        conv = nn.Conv2d(16, 32, 5, bias=False).to(memory_format=torch.channels_last)
-        image = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(rank))
-        wanted = torch.autograd.grad(conv(image).sum(), conv.weight)[0]
-        dist.all_reduce(wanted, dist.ReduceOp.AVG, pg)
-        model = _ddp(pg, conv)
+        model = _ddp(pg, ChannelsLast())
         state = quoit.compress(model, codec, feedback=True)
-        model(image).sum().backward()
-        kept = state._kept["weight"].residual.clone()
+        given = [_gradients(7, r)["conv"] for r in range(n)]
+        model(given[rank].to(DEVICE)).backward()
+        kept = state._kept["weight"].residual.cpu().clone()
         dist.all_reduce(kept, group=pg)
-        lost = torch.as_strided(kept, conv.weight.size(), conv.weight.stride())
-        _near(conv.weight.grad + lost, wanted.double(), 2e-6)
+        weight = model.module.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        lost = torch.as_strided(kept, weight.size(), weight.stride())
+        _near(weight.grad.cpu() + lost, torch.stack(given).double().mean(0), 2e-6)
 
 
 def _steps(
@@ -317,7 +338,7 @@ def a_checkpoint_goes_on(pg: Any) -> None:
         for name, kept in again._kept.items():
             whole = kept.residual.clone()
             dist.all_reduce(whole, group=pg)
-            _near(whole, summed["parameters"][name]["residual"].double(), 1e-6)
+            _near(whole, _exact(summed["parameters"][name]["residual"]), 1e-6)
         with pytest.raises(quoit.UsageError, match="only that rank of as many can load it"):
             again.load_state_dict({**local, "ranks": n + 1})
         del local["parameters"]["parts.wide"]
@@ -368,21 +389,21 @@ def one_tensor(pg: Any) -> None:
     rank, n = dist.get_rank(pg), dist.get_world_size(pg)
     given = [_gradients(0, r)["wide"] for r in range(n)]
     wanted = torch.stack(given).double().sum(0)
-    residual = torch.zeros(30, 400)
+    residual = torch.zeros(30, 400, device=DEVICE)
     for op, scale in ((dist.ReduceOp.SUM, 1), (dist.ReduceOp.AVG, n)):
-        x = given[rank].clone()
+        x = given[rank].to(DEVICE, copy=True)
         assert quoit.all_reduce(x, op, pg, codec=quoit.Int8()) is None
         _near(x, wanted / scale, 0.02)
-    x = given[rank].clone()
+    x = given[rank].to(DEVICE, copy=True)
     work = quoit.all_reduce(x, dist.ReduceOp.AVG, pg, True, codec=quoit.Int4(), residual=residual)
     assert work is not None
     assert work.get_future().wait()[0].data_ptr() == x.data_ptr()
     dist.all_reduce(residual, group=pg)
     _near(x + residual, wanted / n, 2e-6)
-    x = given[rank].clone()
+    x = given[rank].to(DEVICE, copy=True)
     quoit.all_reduce(x, group=pg)
     _near(x, wanted, 1e-6)
-    strided = torch.zeros(400, 30).T
+    strided = torch.zeros(400, 30, device=DEVICE).T
     strided.copy_(given[rank])
     quoit.all_reduce(strided, group=pg, codec=quoit.Int8())
     _near(strided, wanted, 0.02)
@@ -390,12 +411,14 @@ def one_tensor(pg: Any) -> None:
         "only SUM and AVG": {"op": dist.ReduceOp.MAX, "codec": quoit.Int8()},
         "a residual without a codec": {"residual": residual},
         "LowRank: it keeps bases": {"codec": quoit.LowRank()},
-        "it must be contiguous on the CPU": {"codec": quoit.Int8(), "residual": residual.double()},
+        "it must be contiguous on": {"codec": quoit.Int8(), "residual": residual.double()},
     }.items():
         with pytest.raises(ValueError, match=message):
             quoit.all_reduce(x, group=pg, **arguments)
     with pytest.raises(ValueError, match="only float32, bfloat16 and float16"):
-        quoit.all_reduce(torch.ones(5000, dtype=torch.int32), group=pg, codec=quoit.Int8())
+        quoit.all_reduce(
+            torch.ones(5000, dtype=torch.int32, device=DEVICE), group=pg, codec=quoit.Int8()
+        )
 
 
 @case
@@ -511,8 +534,8 @@ class Layers(nn.Module):
 
 
 def _sharded(pg: Any) -> nn.Module:
-    mesh = init_device_mesh("cpu", (dist.get_world_size(pg),))
-    model = Layers()
+    mesh = dist.DeviceMesh.from_group(pg, DEVICE)
+    model = Layers().to(DEVICE)
     fully_shard(model.first, mesh=mesh)
     fully_shard(model.second, mesh=mesh)
     return fully_shard(model, mesh=mesh)
@@ -526,7 +549,7 @@ def _rows(rank: int, step: int) -> Tensor:
 @case
 def sharded_models(pg: Any) -> None:
     """fully_shard: gradients by every codec; what is lost is kept; checkpoints; parameters too."""
-    rank, n = dist.get_rank(), dist.get_world_size()
+    rank, n = dist.get_rank(pg), dist.get_world_size(pg)
     for codec in CODECS[:-2]:
         model, alone = _sharded(pg), Layers()
         state = quoit.compress(model, codec, feedback=True)
@@ -535,28 +558,29 @@ def sharded_models(pg: Any) -> None:
         wanted = torch.zeros(130, 48, dtype=torch.float64)
         for step in range(4):
             model.zero_grad()
-            model(_rows(rank, step)).square().mean().backward()
-            out += model.first.weight.grad.full_tensor().double()
+            model(_rows(rank, step).to(DEVICE)).square().mean().backward()
+            out += _exact(model.first.weight.grad.full_tensor())
             alone.zero_grad()
             for r in range(n):
                 (alone(_rows(r, step)).square().mean() / n).backward()
             wanted += alone.first.weight.grad.double()
         saved = state.state_dict()
         assert saved["step"] == 4
-        _near(out + saved["parameters"]["first.weight"]["residual"].view(130, 48), wanted, 1e-5)
+        lost = _exact(saved["parameters"]["first.weight"]["residual"]).view(130, 48)
+        _near(out + lost, wanted, 1e-5)
         again = quoit.compress(model, codec, feedback=True)
         again.load_state_dict(saved)
         kept = again.state_dict()["parameters"]
         for name, tensors in saved["parameters"].items():
-            _near(kept[name]["residual"], tensors["residual"].double(), 1e-6)
+            _near(kept[name]["residual"], _exact(tensors["residual"]), 1e-6)
         report = state.report()
         assert report["plain_bytes"] > 1.5 * report["sent_bytes"] > 0
         model.zero_grad()
-        model(_rows(rank, 9)).square().mean().backward()  # from the loaded state
+        model(_rows(rank, 9).to(DEVICE)).square().mean().backward()  # from the loaded state
 
     model, alone = _sharded(pg), Layers()
     quoit.compress(model, quoit.Int8(), parameters=quoit.Int8())
-    got = model(_rows(rank, 0))
+    got = model(_rows(rank, 0).to(DEVICE))
     _near(got, alone(_rows(rank, 0)).double(), 0.05)
     _same_everywhere(pg, model.first.weight.full_tensor())
     with pytest.raises(quoit.UsageError, match="are no matrices"):

@@ -194,7 +194,6 @@ class Communicator final : public Group {
   [[nodiscard]] Task scatter_compressed(Call call, View mine, View out, std::vector<Tile> tiles,
                                         Compressor by);
   [[nodiscard]] Task gather_compressed(Call call, std::vector<Tile> tiles, Compressor by);
-  void check_blocks(const Compression& how, const char* what) const;
   [[nodiscard]] Compressor compressor(std::shared_ptr<const Compression> how,
                                       const CompressionTerms& terms, std::size_t plain_bytes) const;
   [[nodiscard]] Board& board() { return us_.segment->board(); }

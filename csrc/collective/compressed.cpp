@@ -293,27 +293,27 @@ Task hierarchical_sra(Board& board, Network& net, Lanes lanes, Call call, std::v
   }
 }
 
+void ReplicaClaim::check(const ReplicaClaim& theirs, int rank) const {
+  QUOIT_CHECK(theirs.result == result, Error,
+              "replicas differ: after a compressed all_reduce rank ", rank,
+              " holds other bits than this rank. Do all ranks run the same version of quoit?");
+  QUOIT_CHECK(theirs.fingerprint == fingerprint, Error, "replicas differ: rank ", rank,
+              " has another fingerprint of its parameters than this rank. Were they the same at "
+              "the start, and has every rank made the same steps since?");
+}
+
 Task compare_replicas(Network& net, Ring ring, View data, std::uint64_t fingerprint) {
-  struct Said {
-    std::uint64_t result;
-    std::uint64_t fingerprint;
-  };
-  const Said mine{hash_of(data.raw()), fingerprint};
+  const ReplicaClaim mine{hash_of(data.raw()), fingerprint};
   // At distances that double, as calls are compared before a rooted collective: nobody is done
   // before everybody was found alike.
   for (int distance = 1; distance < ring.size(); distance *= 2) {
     const int from = ring.rank_at(ring.position - distance);
-    Said theirs;
+    ReplicaClaim theirs;
     Exchange exchange =
         net.exchange(ring.rank_at(ring.position + distance), std::as_bytes(std::span(&mine, 1)),
                      from, std::as_writable_bytes(std::span(&theirs, 1)));
     co_await exchange;
-    QUOIT_CHECK(theirs.result == mine.result, Error,
-                "replicas differ: after a compressed all_reduce rank ", from,
-                " holds other bits than this rank. Do all ranks run the same version of quoit?");
-    QUOIT_CHECK(theirs.fingerprint == mine.fingerprint, Error, "replicas differ: rank ", from,
-                " has another fingerprint of its parameters than this rank. Were they the same at "
-                "the start, and has every rank made the same steps since?");
+    mine.check(theirs, from);
   }
 }
 

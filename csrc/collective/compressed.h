@@ -67,6 +67,23 @@ struct CompressionTerms {
   std::shared_ptr<CompressionReport> report = std::make_shared<CompressionReport>();
 };
 
+// ---- What every way of a compressed collective begins with.
+
+// Throws UsageError for another op.
+void check_mean_or_sum(ReduceOp op);
+
+// Whether there is a block for each of the ranks, and no low-rank part (UsageError).
+void check_blocks(const Compression& how, int ranks, const char* what);
+
+// Whether the output of a reduce_scatter is like this rank's block of the input (UsageError).
+void check_block(const Compression& how, int rank, const View& data, const View& out);
+
+// Each part as a range of tiles.
+std::vector<TileRange> blocks_of(const Compression& how);
+
+// Without the rank, and with the seed of all calls.
+Terms terms_of(const CompressionTerms& how, const Reduction& reduction, int ranks);
+
 // What a compressed collective works with.
 struct Compressor {
   std::shared_ptr<const Compression> how;  // whose codecs the tiles use
@@ -92,6 +109,15 @@ Task sra_all_gather(Network& net, Ring ring, std::vector<Tile> tiles, std::vecto
 // the hosts, by SRA across them, copied inside.
 Task hierarchical_sra(Board& board, Network& net, Lanes lanes, Call call, std::vector<Tile> tiles,
                       Compressor by);
+
+// What a rank holds when all is done.
+struct ReplicaClaim {
+  std::uint64_t result;
+  std::uint64_t fingerprint;
+
+  // Throws Error where that rank holds something else.
+  void check(const ReplicaClaim& theirs, int rank) const;
+};
 
 // Whether every rank of the ring holds the same bytes and fingerprint; where one does not, the
 // collective fails on all of them (Error).

@@ -29,31 +29,6 @@ std::array<std::uint8_t, 4> digest_now(const Compression& how) {
   return hash.digest();
 }
 
-void check_mean_or_sum(ReduceOp op) {
-  QUOIT_CHECK(op == ReduceOp::Sum || op == ReduceOp::Avg, UsageError, "a compressed ", name_of(op),
-              ": only SUM and AVG can be compressed; use another op, or no codec");
-}
-
-Terms terms_of(const CompressionTerms& how, const Reduction& reduction, int ranks) {
-  Terms terms{.unit = how.unit, .seed = how.seed};
-  if (reduction.op == ReduceOp::Avg) {
-    terms.before = 1 / static_cast<float>(ranks);
-    terms.after = static_cast<std::uint64_t>(ranks);
-  }
-  return terms;
-}
-
-// Each part of `how` as a range of tiles.
-std::vector<TileRange> blocks_of(const Compression& how) {
-  std::vector<TileRange> blocks;
-  std::size_t begin = 0;
-  for (const Part& part : how.parts()) {
-    blocks.push_back({begin, begin + ceil_div(part.where.count, kTile)});
-    begin = blocks.back().end;
-  }
-  return blocks;
-}
-
 // The ranges of ring positions out of those of ranks.
 std::vector<TileRange> in_ring_order(const std::vector<TileRange>& by_rank, const Ring& ring) {
   std::vector<TileRange> ranges;
@@ -69,6 +44,46 @@ std::vector<Tile> moved(std::vector<Tile> tiles, const View& from, const View& t
 }
 
 }  // namespace
+
+void check_mean_or_sum(ReduceOp op) {
+  QUOIT_CHECK(op == ReduceOp::Sum || op == ReduceOp::Avg, UsageError, "a compressed ", name_of(op),
+              ": only SUM and AVG can be compressed; use another op, or no codec");
+}
+
+Terms terms_of(const CompressionTerms& how, const Reduction& reduction, int ranks) {
+  Terms terms{.unit = how.unit, .seed = how.seed};
+  if (reduction.op == ReduceOp::Avg) {
+    terms.before = 1 / static_cast<float>(ranks);
+    terms.after = static_cast<std::uint64_t>(ranks);
+  }
+  return terms;
+}
+
+std::vector<TileRange> blocks_of(const Compression& how) {
+  std::vector<TileRange> blocks;
+  std::size_t begin = 0;
+  for (const Part& part : how.parts()) {
+    blocks.push_back({begin, begin + ceil_div(part.where.count, kTile)});
+    begin = blocks.back().end;
+  }
+  return blocks;
+}
+
+void check_blocks(const Compression& how, int ranks, const char* what) {
+  QUOIT_CHECK(how.parts().size() == static_cast<std::size_t>(ranks), UsageError, what, ": got ",
+              how.parts().size(), " blocks; give one for each of the ", ranks, " ranks");
+  for (const Part& part : how.parts())
+    QUOIT_CHECK(!part.matrix, UsageError, what, " with the codec ", name_of(*part.matrix),
+                ": only an all_reduce has whole matrices; choose another codec");
+}
+
+void check_block(const Compression& how, int rank, const View& data, const View& out) {
+  const Slice mine = how.parts()[static_cast<std::size_t>(rank)].where;
+  QUOIT_CHECK(out.count == mine.count && out.dtype == data.dtype, UsageError,
+              "compressed reduce_scatter: block ", rank, " of the input is ", name_of(data.dtype),
+              "[", mine.count, "], the output ", name_of(out.dtype), "[", out.count,
+              "]: they must be alike");
+}
 
 Compression::Compression(std::vector<Part> parts) : parts_(std::move(parts)) {
   for (const Part& part : parts_)
@@ -127,13 +142,10 @@ Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out
                                                              Reduction reduction,
                                                              CallOptions options) {
   check_mean_or_sum(reduction.op);
-  check_blocks(*how, "compressed reduce_scatter");
+  check_blocks(*how, size(), "compressed reduce_scatter");
   std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
+  check_block(*how, rank(), data, out);
   const Slice mine = how->parts()[static_cast<std::size_t>(rank())].where;
-  QUOIT_CHECK(out.count == mine.count && out.dtype == data.dtype, UsageError,
-              "compressed reduce_scatter: block ", rank(), " of the input is ", name_of(data.dtype),
-              "[", mine.count, "], the output ", name_of(out.dtype), "[", out.count,
-              "]: they must be alike");
   Call call = next_call(Op::CompressedReduceScatter, data.dtype, data.count, -1, reduction.op);
   call.blocks = how->digest();
   const auto n = static_cast<std::size_t>(size());
@@ -166,7 +178,7 @@ Communicator::Handle Communicator::compressed_all_gather(View data,
                                                          std::shared_ptr<const Compression> how,
                                                          CompressionTerms terms,
                                                          CallOptions options) {
-  check_blocks(*how, "compressed all_gather");
+  check_blocks(*how, size(), "compressed all_gather");
   std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
   Call call = next_call(Op::CompressedAllGather, data.dtype, data.count);
   call.blocks = how->digest();
@@ -189,14 +201,6 @@ Task Communicator::gather_compressed(Call call, std::vector<Tile> tiles, Compres
   if (size() > 1)
     co_await sra_all_gather(*us_.network, ring_, std::move(tiles), std::move(blocks),
                             std::move(by));
-}
-
-void Communicator::check_blocks(const Compression& how, const char* what) const {
-  QUOIT_CHECK(how.parts().size() == static_cast<std::size_t>(size()), UsageError, what, ": got ",
-              how.parts().size(), " blocks; give one for each of the ", size(), " ranks");
-  for (const Part& part : how.parts())
-    QUOIT_CHECK(!part.matrix, UsageError, what, " with the codec ", name_of(*part.matrix),
-                ": only an all_reduce has whole matrices; choose another codec");
 }
 
 }  // namespace quoit

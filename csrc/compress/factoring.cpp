@@ -159,8 +159,9 @@ void Factoring::restore(std::size_t index) {
 }
 
 void Factoring::end() {
-  if (!finite_) return;
   const bool rows = sends_rows();
+  *matrix_.turn += 1;
+  if (!finite_) return;
   const Factor sum = rows ? down(sum_) : across(sum_);
   const std::size_t length = rows ? matrix_.rows : matrix_.cols;
   // Zeros say nothing of where gradients will lie.
@@ -169,7 +170,6 @@ void Factoring::end() {
     for (std::size_t c = 0; c < matrix_.rank; ++c)
       std::copy_n(sum.at + c * sum.stride, length, kept + c * length);
   }
-  *matrix_.turn += 1;
 }
 
 }  // namespace quoit

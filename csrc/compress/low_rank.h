@@ -19,8 +19,8 @@ namespace quoit {
 //
 // The state belongs to the caller, lives as long as the calls that use it, may begin as zeros, and
 // must be equal on all ranks, apart from residuals. A call changes it at its end, alike on all
-// ranks. Where the sum of a factor is not finite, what comes out is not either, and neither state
-// nor residuals change, on any rank.
+// ranks. Where the sum of a factor is not finite, what comes out is not either, and neither bases
+// nor residuals change, on any rank; only the turn goes on.
 struct LowRank {
   enum class Method : std::uint8_t { Acp, PowerSgd };
   Method method = Method::Acp;

@@ -48,6 +48,7 @@ struct KernelSet {
   ReduceLaunches reduce;
   CastLaunches casts;
   void (*copy)(const CopyArgs&, const Launch&);
+  unsigned (*processors)();         // of the current device
   void (*check)(const char* what);  // throws if a launch failed
 };
 
@@ -70,6 +71,9 @@ struct Status {
   std::string problem;  // why there is none, in the driver's words; empty if there is
 };
 Status status();
+
+// Why the kernels of this build cannot run on that device of the machine, or nothing. Never throws.
+std::string unfit(int device);
 
 // Throws UnavailableError, which says why, where this build or machine cannot run the kernels;
 // never where others were offered.

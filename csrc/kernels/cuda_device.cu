@@ -15,6 +15,14 @@ void check_launch(const char* what) {
       "; `quoit doctor` tells which devices there are, and what this build has kernels for");
 }
 
+unsigned count_processors() {
+  int device = 0, count = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  check_launch("a question for its size");
+  return static_cast<unsigned>(count);
+}
+
 KernelSet make_kernels() {
   KernelSet set{};
   set.tiles[static_cast<int>(Format::Raw)] = raw_launches();
@@ -34,6 +42,7 @@ KernelSet make_kernels() {
   add_wide_reductions(set.reduce);
   set.casts = cast_launches();
   set.copy = launch_copy;
+  set.processors = count_processors;
   set.check = check_launch;
   return set;
 }
@@ -48,6 +57,20 @@ const KernelSet& built_kernels() {
 std::string built() {
   return text("CUDA ", CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10, ": ",
               QUOIT_CUDA_ARCHITECTURES);
+}
+
+std::string unfit(int device) {
+  constexpr int kOldest = 8;  // sm_80: see cmake/cuda.cmake
+  int major = 0;
+  const cudaError_t failure =
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (failure != cudaSuccess) {
+    cudaGetLastError();  // or the next launch would be told
+    return cudaGetErrorString(failure);
+  }
+  if (major >= kOldest) return {};
+  return text("the device is of compute capability ", major, ".x, and quoit's kernels are for ",
+              kOldest, ".0 and later");
 }
 
 Status status() {

@@ -11,6 +11,8 @@ const KernelSet& built_kernels() {
 
 std::string built() { return ""; }
 
+std::string unfit(int) { return status().problem; }
+
 Status status() { return {{}, "this build of quoit has no kernels for CUDA"}; }
 
 }  // namespace quoit::cuda

@@ -90,6 +90,14 @@ void bind_compression(py::module_& m) {
       py::arg("group"), py::arg("tensor"), py::arg("compression"), py::arg("seed") = 0,
       py::arg("async_op") = false, py::call_guard<py::gil_scoped_release>());
   m.def(
+      "compressed_on_host",
+      [](const Group& group, const at::Device& device) {
+        return ours(group).compressed_on_host(device);
+      },
+      py::arg("group"), py::arg("device"), py::call_guard<py::gil_scoped_release>(),
+      "Why tensors of this device are compressed on the host, where their residuals then must be; "
+      "an empty text: on the device. Collective when it is first asked.");
+  m.def(
       "fingerprint",
       [](const std::vector<at::Tensor>& tensors) {
         return as_torch([&] { return fingerprint_of(tensors); });

@@ -16,13 +16,14 @@ namespace quoit {
 struct PartOfTensor {
   std::int64_t count;
   std::string codec;
-  std::optional<at::Tensor> residual;  // float32[count]; this and the others contiguous, of the CPU
+  // float32[count]; this and the others contiguous, and on one device, but for the turn
+  std::optional<at::Tensor> residual;
   // Of a low-rank codec, which needs a residual too: see compress/low_rank.h.
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::optional<at::Tensor> p;     // float32[rank * rows]
   std::optional<at::Tensor> q;     // float32[rank * cols]
-  std::optional<at::Tensor> turn;  // int64[1]
+  std::optional<at::Tensor> turn;  // int64[1], of the CPU
 };
 
 // A Compression, and the tensors whose memory it works on.
@@ -33,6 +34,7 @@ struct TensorCompression {
   std::shared_ptr<const Compression> how;
   std::shared_ptr<CompressionReport> report;
   std::vector<at::Tensor> held;
+  std::optional<c10::Device> home;  // of what the parts keep; none: they keep nothing
 };
 
 // What differs from call to call, as Python gives it.
@@ -45,7 +47,8 @@ struct TensorTerms {
 };
 
 // Equal for equal bytes, whatever the layout in which they would be printed: of what is in memory.
-// The tensors must be contiguous, or dense in some order of their dimensions.
+// The tensors must be contiguous, or dense in some order of their dimensions. Those of a device are
+// copied to the host, which waits for it.
 std::uint64_t fingerprint_of(const std::vector<at::Tensor>& tensors);
 
 }  // namespace quoit

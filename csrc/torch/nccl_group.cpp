@@ -1,6 +1,7 @@
 #include "torch/nccl_group.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <cstring>
@@ -29,8 +30,11 @@ NcclGroup::NcclGroup(const c10::intrusive_ptr<c10d::Store>& store, int rank, int
 }
 
 // Without a shutdown. What other ranks still receive gets a moment; a program that ends by an error
-// must not wait for long.
+// must not wait for long. Python may be who drops it, and what the watch lets go of meanwhile,
+// under its lock, may be Python's.
 NcclGroup::~NcclGroup() {
+  std::optional<py::gil_scoped_release> others_run;
+  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) others_run.emplace();
   try {
     state_->close(Deadline::after(kNcclDropWithin));
   } catch (const std::exception&) {  // the device has failed
@@ -139,29 +143,41 @@ NcclOp NcclGroup::Issue::op(const NcclReduction& reduction) {
   return made;
 }
 
-void NcclGroup::call_nccl(Plan& plan, const c10::Stream& stream, const NcclCall& call) {
-  const c10::StreamGuard in(stream);
-  for (const auto& copy : plan.before) copy();
-  Issue issue{library_->calls, *communicator_, native_handle(stream)};
+void NcclGroup::issue(Issue& on, const NcclCall& call, bool grouped,
+                      const std::function<void()>& calls) {
   {
     const std::scoped_lock lock(state_->order);
     state_->check();
-    const bool grouped = plan.grouped || plan.issue.size() > 1;
-    if (grouped) issue.check(issue.nccl.group_start(), "ncclGroupStart");
+    if (grouped) on.check(on.nccl.group_start(), "ncclGroupStart");
     try {
-      for (const auto& function : plan.issue) function(issue);
+      calls();
     } catch (...) {
-      if (grouped) issue.nccl.group_end();
+      if (grouped) on.nccl.group_end();
       throw;
     }
-    if (grouped) issue.check(issue.nccl.group_end(), "ncclGroupEnd");
+    if (grouped) on.check(on.nccl.group_end(), "ncclGroupEnd");
   }
   await_settled(*communicator_, call);
-  if (!issue.made_ops.empty()) {
+}
+
+void NcclGroup::call_nccl(Plan& plan, const c10::Stream& stream, const NcclCall& call) {
+  const c10::StreamGuard in(stream);
+  for (const auto& copy : plan.before) copy();
+  Issue on{library_->calls, *communicator_, native_handle(stream)};
+  if (!plan.issue.empty())
+    issue(on, call, plan.grouped || plan.issue.size() > 1, [&] {
+      for (const auto& function : plan.issue) function(on);
+    });
+  if (!on.made_ops.empty()) {
     const std::scoped_lock lock(state_->order);
     state_->check();
-    for (const NcclOp op : issue.made_ops) issue.nccl.red_op_destroy(op, issue.comm());
+    for (const NcclOp op : on.made_ops) on.nccl.red_op_destroy(op, on.comm());
   }
+  Steps steps{static_cast<cuda::Stream>(on.stream), call.sequence,
+              [&](std::span<const DeviceMessage> messages) {
+                if (!messages.empty()) issue(on, call, true, [&] { on.exchange(messages); });
+              }};
+  for (const auto& step : plan.steps) step(steps);
   for (const auto& copy : plan.after) copy();
   for (const auto& copy : plan.copies_back) copy();
 }
@@ -243,7 +259,7 @@ NcclGroup::Handle NcclGroup::endCoalescing() {
     Plan plan(c10d::OpType::COALESCED);
     if (region.plan) plan.join(std::move(*region.plan));
     WorkNccl::Calls calls = std::move(region.messages);
-    if (!plan.issue.empty()) calls.push_back(launch(plan));
+    if (!plan.issue.empty() || !plan.steps.empty()) calls.push_back(launch(plan));
     plan.outputs.insert(plan.outputs.end(), region.outputs.begin(), region.outputs.end());
     return hand_out(std::move(calls), plan);
   });

@@ -7,6 +7,8 @@
 #include <map>
 #include <thread>
 
+#include "collective/device_sra.h"
+#include "torch/compression.h"
 #include "torch/nccl_edges.h"
 #include "torch/nccl_reduction.h"
 #include "torch/nccl_work.h"
@@ -80,6 +82,19 @@ class NcclGroup final : public c10d::Backend {
   Handle recvAnysource(Tensors& tensors, int tag) override;
   Handle barrier(const c10d::BarrierOptions& opts) override;
 
+  // Why some rank has no kernels for tensors on the group's device, or empty. All get the same
+  // answer, after unusable().
+  const std::string& no_kernels() const { return no_kernels_; }
+
+  // With kernels only; see ProcessGroupQuoit. What the compression keeps lies on the tensors'
+  // device; a fingerprint is left to the caller.
+  Handle compressed_all_reduce(const at::Tensor& tensor, const TensorCompression& compression,
+                               const TensorTerms& terms);
+  Handle compressed_reduce_scatter(const at::Tensor& input, const at::Tensor& output,
+                                   const TensorCompression& compression, const TensorTerms& terms);
+  Handle compressed_all_gather(const at::Tensor& tensor, const TensorCompression& compression,
+                               const TensorTerms& terms);
+
  private:
   // One call of NCCL's functions, in the stream that it shall be put into.
   struct Issue {
@@ -93,6 +108,14 @@ class NcclGroup final : public c10d::Backend {
     NcclOp op(const NcclReduction& reduction);
     // A send to a peer and a recv from it, of those that are there and not empty.
     void exchange(const at::Tensor& in, const at::Tensor& out, int peer) const;
+    void exchange(std::span<const DeviceMessage> messages) const;
+  };
+
+  // Kernels, and exchanges between them, in that stream.
+  struct Steps {
+    cuda::Stream stream;
+    std::uint64_t sequence;  // of the call
+    std::function<void(std::span<const DeviceMessage>)> exchange;
   };
 
   // One collective, before it is issued.
@@ -108,7 +131,7 @@ class NcclGroup final : public c10d::Backend {
     Tensors byte_inputs(const Tensors& list, int ranks, const char* what);
     Tensors byte_outputs(const Tensors& list, int ranks, const char* what);
     // Memory of the plan's own, in bytes, where `like` is.
-    at::Tensor room(const at::Tensor& like, std::int64_t bytes);
+    at::Tensor room(const at::Tensor& like, std::int64_t bytes, bool zeroed = false);
     // Keeps its memory from being used again before the stream is done with it.
     void use(const at::Tensor& tensor) { uses.push_back(tensor); }
 
@@ -120,6 +143,7 @@ class NcclGroup final : public c10d::Backend {
     Tensors uses;                               // memory that the stream works on
     std::vector<std::function<void()>> before;  // copies, in the stream
     std::vector<std::function<void(Issue&)>> issue;
+    std::vector<std::function<void(Steps&)>> steps;  // after that
     std::vector<std::function<void()>> after;
     std::vector<std::function<void()>> copies_back;
 
@@ -155,10 +179,19 @@ class NcclGroup final : public c10d::Backend {
                          const c10d::ReduceOp& op) const;
   void add_all_to_all(Plan& plan, Tensors outputs, Tensors inputs) const;
 
+  Plan compressed_plan(c10d::OpType type, const at::Tensor& tensor,
+                       const TensorCompression& compression, const TensorTerms& terms) const;
+  // `work` puts what it does into the stream; the number of the call makes its seed.
+  static void add_steps(Plan& plan, const TensorCompression& compression,
+                        std::function<void(std::uint64_t sequence, DeviceRun& on)> work);
+
   // Issues it, or keeps it for the end of the region (and returns null).
   Handle run(Plan plan);
   std::shared_ptr<NcclCall> launch(Plan& plan);
   void call_nccl(Plan& plan, const c10::Stream& stream, const NcclCall& call);
+  // Makes these calls of NCCL's functions, as one if they are grouped, and waits until they have
+  // begun.
+  void issue(Issue& on, const NcclCall& call, bool grouped, const std::function<void()>& calls);
   void await_settled(NcclCommunicator& communicator, const NcclCall& call);
   Handle message(const at::Tensor& tensor, int peer, bool sending);
   [[nodiscard]] Handle hand_out(WorkNccl::Calls calls, const Plan& plan) const;
@@ -203,6 +236,7 @@ class NcclGroup final : public c10d::Backend {
   const bool off_;  // QUOIT_NCCL=off
   bool introduced_ = false;
   std::optional<std::string> unusable_;  // asked of all ranks
+  std::string no_kernels_;               // and this
   std::map<int, std::string> met_;       // by rank: the same of messages with it
   std::shared_ptr<NcclCommunicator> communicator_;
   std::shared_ptr<NcclCall> last_;  // of the communicator, unless it was captured

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "core/env.h"
+#include "kernels/cuda.h"
 #include "torch/nccl_group.h"
 
 namespace quoit {
@@ -16,9 +17,11 @@ struct NcclClaim {
   std::string version;
   bool may_share = false;  // NCCL_MULTI_RANK_GPU_ENABLE
   std::string device;
+  std::string no_kernels;  // why it has none for the device; empty if it has
 
   [[nodiscard]] std::string written() const {
-    return text(lacks, "\n", version, "\n", may_share ? "y" : "n", "\n", device, "\n");
+    return text(lacks, "\n", version, "\n", may_share ? "y" : "n", "\n", device, "\n", no_kernels,
+                "\n");
   }
 
   static NcclClaim read(const std::string& said) {
@@ -26,7 +29,8 @@ struct NcclClaim {
     NcclClaim claim;
     std::string share;
     QUOIT_CHECK(std::getline(lines, claim.lacks) && std::getline(lines, claim.version) &&
-                    std::getline(lines, share) && std::getline(lines, claim.device),
+                    std::getline(lines, share) && std::getline(lines, claim.device) &&
+                    std::getline(lines, claim.no_kernels),
                 TransportError,
                 "the store that the ranks meet in holds something else than what ranks wrote: do "
                 "all run the same version of quoit, and is the store theirs alone?");
@@ -61,6 +65,19 @@ std::string nccl_identity_of(c10::Device device) {
       .cast<std::string>();
 }
 
+// Why the kernels of this process cannot work on the device, or nothing.
+std::string kernels_lack(c10::Device device) {
+  if (cuda::offered() != nullptr) return {};
+  if (device.type() != c10::DeviceType::CUDA)
+    return text("quoit's kernels are for CUDA devices, not for ", device.str());
+  try {
+    cuda::require();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return cuda::unfit(device.index());
+}
+
 std::string without_newlines(std::string words) {
   std::replace(words.begin(), words.end(), '\n', ' ');
   return words;
@@ -74,6 +91,7 @@ std::string NcclGroup::said_of_itself() const {
   claim.device = without_newlines(options_.device_identity.empty() ? nccl_identity_of(*device_)
                                                                    : options_.device_identity);
   if (library_ != nullptr) claim.version = library_->version_text();
+  claim.no_kernels = without_newlines(kernels_lack(*device_));
   return claim.written();
 }
 
@@ -85,7 +103,9 @@ void NcclGroup::introduce() {
     library_ = &NcclLibrary::load(options_.libraries);
     said = said_of_itself();
   } catch (const Error& error) {
-    said = NcclClaim{without_newlines(error.what()), "", false, ""}.written();
+    NcclClaim claim;
+    claim.lacks = without_newlines(error.what());
+    said = claim.written();
   }
   state_->store.set(text("device/", state_->rank), said);
   introduced_ = true;
@@ -113,6 +133,9 @@ const std::string& NcclGroup::unusable(c10::Device device) {
   introduce();
   std::map<int, NcclClaim> claims;
   for (int other = 0; other < size_; ++other) claims[other] = NcclClaim::read(hear_of(other));
+  for (const auto& [rank, claim] : claims)
+    if (no_kernels_.empty() && !claim.no_kernels.empty())
+      no_kernels_ = text("rank ", rank, ": ", claim.no_kernels);
   return unusable_.emplace(obstacle(claims));
 }
 

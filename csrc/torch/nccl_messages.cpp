@@ -27,6 +27,15 @@ void NcclGroup::Issue::exchange(const at::Tensor& in, const at::Tensor& out, int
     check(nccl.recv(out.data_ptr(), nccl_bytes(out), kNcclByte, peer, comm(), stream), "ncclRecv");
 }
 
+void NcclGroup::Issue::exchange(std::span<const DeviceMessage> messages) const {
+  for (const DeviceMessage& one : messages) {
+    if (one.sending)
+      check(nccl.send(one.bytes, one.size, kNcclByte, one.rank, comm(), stream), "ncclSend");
+    else
+      check(nccl.recv(one.bytes, one.size, kNcclByte, one.rank, comm(), stream), "ncclRecv");
+  }
+}
+
 NcclGroup::Handle NcclGroup::alltoall_base(at::Tensor& output, at::Tensor& input,
                                            std::vector<int64_t>& output_splits,
                                            std::vector<int64_t>& input_splits,

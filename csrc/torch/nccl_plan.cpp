@@ -56,13 +56,14 @@ NcclGroup::Tensors NcclGroup::Plan::byte_outputs(const Tensors& list, int ranks,
   return bytes;
 }
 
-at::Tensor NcclGroup::Plan::room(const at::Tensor& like, std::int64_t bytes) {
+at::Tensor NcclGroup::Plan::room(const at::Tensor& like, std::int64_t bytes, bool zeroed) {
   use(at::empty({bytes}, like.options().dtype(at::kByte).requires_grad(false)));
+  if (zeroed) uses.back().zero_();
   return uses.back();
 }
 
 void NcclGroup::Plan::join(Plan other) {
-  if (issue.empty()) {
+  if (issue.empty() && steps.empty()) {
     timeout = other.timeout;
     type = type == c10d::OpType::COALESCED ? type : other.type;
   }
@@ -72,6 +73,7 @@ void NcclGroup::Plan::join(Plan other) {
   append(uses, other.uses);
   append(before, other.before);
   append(issue, other.issue);
+  append(steps, other.steps);
   append(after, other.after);
   append(copies_back, other.copies_back);
   async = true;

@@ -98,6 +98,9 @@ class ProcessGroupQuoit final : public c10d::Backend {
                                    const TensorCompression& compression, const TensorTerms& terms);
   Handle compressed_allgather(const at::Tensor& tensor, const TensorCompression& compression,
                               const TensorTerms& terms);
+  // Why tensors of this device are compressed on the host, where residuals then must be; empty: on
+  // the device. Collective when a device is first asked about, or used.
+  std::string compressed_on_host(c10::Device device);
 
   // As Communicator has it, where NCCL does not serve.
   std::string device_route();
@@ -142,6 +145,9 @@ class ProcessGroupQuoit final : public c10d::Backend {
   // For a reduction, too, that NCCL has.
   NcclGroup* nccl_for(at::TensorList tensors, const c10d::ReduceOp& op);
 
+  NcclGroup* compressing(c10::Device device, const TensorCompression& by);
+  void compare_replicas_of(const at::Tensor& tensor, std::uint64_t fingerprint, const Handle& work);
+
   // Whether somebody wants to see a Work even of a call that is over.
   [[nodiscard]] bool observed() const;
 
@@ -173,6 +179,7 @@ class ProcessGroupQuoit final : public c10d::Backend {
   const std::optional<NcclOptions> nccl_options_;
   c10::intrusive_ptr<NcclGroup> nccl_;  // null without the options
   std::atomic<bool> told_why_not_{false};
+  std::atomic<bool> told_why_compressed_there_{false};
   std::atomic<std::chrono::milliseconds> timeout_;
   std::shared_ptr<Communicator> communicator_;
   int shrunk_ = 0;                           // how often

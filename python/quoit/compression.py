@@ -22,15 +22,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from quoit import _build, _core, compression_auto
 from quoit.codecs import Auto, Choice, Codec, Int8, LowRank, first_match, patterns_of
-from quoit.compression_calls import DTYPES, native_backend
+from quoit.compression_calls import DTYPES, home_of, native_backend
 from quoit.compression_state import (
     Kept,
+    announce_unused,
     check,
     keep,
     matrix_shape,
     norm_of,
     restore,
     summed,
+    take_back,
     unit_of,
 )
 
@@ -126,9 +128,11 @@ class CompressionState:
         self._backend = native_backend(self.group)
         self._scaler = scaler
         parameters = [(name, p) for name, p in model.module.named_parameters() if p.requires_grad]
+        device = parameters[0][1].device if parameters else torch.device("cpu")
+        self._home = home_of(device, self.group)
         self._gradient_bytes = sum(p.numel() * p.element_size() for _, p in parameters)
         if isinstance(codec, Auto):
-            self.chosen = compression_auto.choose(codec, self.group, self._gradient_bytes)
+            self.chosen = compression_auto.choose(codec, self.group, self._gradient_bytes, device)
             codec = self.chosen.codec
         self._names = {p: name for name, p in parameters}
         self._codecs = choose(parameters, codec, tuple(exclude), min_elements)
@@ -136,7 +140,7 @@ class CompressionState:
         for name, parameter in parameters:
             of = self._codecs[name]
             if of is not None and (of.feedback if feedback is None else feedback):
-                self._kept[name] = keep(parameter, of)
+                self._kept[name] = keep(parameter, of, self._home)
             elif isinstance(of, LowRank):
                 raise _core.UsageError(
                     f"compression of '{name}' by LowRank with feedback=False: what it loses of one "
@@ -145,6 +149,7 @@ class CompressionState:
         # Only then may a parameter take part that no rank uses, whose gradient DDP throws away.
         self._unused = bool(self._kept) and model.find_unused_parameters and not model.static_graph
         self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._unit = (-1, 1.0)  # of this step
         self._counts = _build.load_c10d().CompressionReport()
         self._total = self._last = self._logged = StepReport()
 
@@ -212,11 +217,12 @@ class CompressionState:
 
     def _compressed_mean(self, buffer: Tensor, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         native, plan = _build.load_c10d(), self._plan(bucket)
-        flags = self._announce_unused(bucket) if self._unused else None
+        used = bucket.gradients() if self._unused else ()
+        flags = announce_unused(used, self._home, self.group) if used else None
         fingerprint = None
         if self.check_every and (self.step + 1) % self.check_every == 0:
             fingerprint = native.fingerprint([p.detach() for p in bucket.parameters()])
-        unit = unit_of(self._scaler)
+        unit = self._unit_now()
         work = native.compressed_all_reduce(
             self._backend, buffer, plan.native, True, unit, 0, fingerprint, True
         )
@@ -224,11 +230,19 @@ class CompressionState:
         def over(done: torch.futures.Future[list[Tensor]]) -> Tensor:
             result: Tensor = done.value()[0]
             if flags is not None:
-                self._take_back(result, plan, flags, unit)
+                kept = [self._kept.get(name) for name in plan.names]
+                views = torch.split(result, plan.counts)
+                take_back(views, kept, flags, 1 / (self.group.size() * unit))
             return result
 
         mean: torch.futures.Future[Tensor] = work.get_future().then(over)
         return mean
+
+    # Asks the scaler once a step: its answer may have to come from a device.
+    def _unit_now(self) -> float:
+        if self._unit[0] != self.step:
+            self._unit = (self.step, unit_of(self._scaler))
+        return self._unit[1]
 
     def _plan(self, bucket: GradBucket) -> _Plan:
         parameters = bucket.parameters()
@@ -249,23 +263,6 @@ class CompressionState:
         if codec is None:
             return part(count, "raw")
         return part(count, codec.name, *(() if kept is None else kept.native()))
-
-    # A parameter that no rank used has no gradient, and DDP ignores what comes out for it: what
-    # earlier steps lost of it must not go that way.
-    def _announce_unused(self, bucket: GradBucket) -> Tensor:
-        used = [bool(gradient.any()) for gradient in bucket.gradients()]
-        flags = torch.tensor(used, dtype=torch.int8)
-        dist.all_reduce(flags, dist.ReduceOp.MAX, self.group, async_op=True)
-        return flags
-
-    def _take_back(self, result: Tensor, plan: _Plan, flags: Tensor, unit: float) -> None:
-        views = torch.split(result, plan.counts)
-        for name, used, view in zip(plan.names, flags.tolist(), views, strict=True):
-            kept = self._kept.get(name)
-            if used or kept is None:
-                continue
-            kept.residual.view(-1).add_(view, alpha=1 / (self.group.size() * unit))
-            view.zero_()
 
     def _note(self, step: int) -> None:
         counts = self._counts

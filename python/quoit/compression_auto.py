@@ -41,14 +41,16 @@ class Chosen:
         return (self.plain_seconds - self.codec_seconds) * nbytes / self.nbytes
 
 
-def choose(auto: Auto, group: dist.ProcessGroup, gradient_bytes: int) -> Chosen:
+def choose(
+    auto: Auto, group: dist.ProcessGroup, gradient_bytes: int, device: torch.device
+) -> Chosen:
     """Measures an all_reduce without and with each allowed codec, in turn; collective.
 
     All ranks choose the same: by the time of the slowest, the median of some rounds.
     """
     nbytes = max(LEAST_BYTES, min(MOST_BYTES, gradient_bytes)) // 4 * 4
     codecs = [codec for codec in CANDIDATES if codec.loss <= auto.max_loss]
-    plain, *times = _measure([None, *codecs], group, nbytes)
+    plain, *times = _measure([None, *codecs], group, nbytes, device)
     best = min(range(len(codecs)), key=lambda i: times[i], default=None)
     fastest = plain if best is None else times[best]
     pays = best is not None and fastest <= (1 - auto.gain) * plain
@@ -66,14 +68,18 @@ def choose(auto: Auto, group: dist.ProcessGroup, gradient_bytes: int) -> Chosen:
     return chosen
 
 
-def _measure(ways: Sequence[Codec | None], group: dist.ProcessGroup, nbytes: int) -> list[float]:
+def _measure(
+    ways: Sequence[Codec | None], group: dist.ProcessGroup, nbytes: int, device: torch.device
+) -> list[float]:
     # Not torch's generator: what the model draws stays the same.
-    numbers = torch.randn(nbytes // 4, generator=torch.Generator().manual_seed(group.rank()))
+    generator = torch.Generator().manual_seed(group.rank())
+    numbers = torch.randn(nbytes // 4, generator=generator).to(device)
     buffer = torch.empty_like(numbers)
     rounds = torch.zeros(ROUNDS, len(ways), dtype=torch.float64)
     for turn in range(-1, ROUNDS):  # the first one warms up
         for i, codec in enumerate(ways):
             buffer.copy_(numbers)
+            _settle(device)
             dist.barrier(group)
             seconds = _time(buffer, codec, group)
             if turn >= 0:
@@ -85,4 +91,11 @@ def _measure(ways: Sequence[Codec | None], group: dist.ProcessGroup, nbytes: int
 def _time(buffer: Tensor, codec: Codec | None, group: dist.ProcessGroup) -> float:
     start = time.perf_counter()
     compression_calls.all_reduce(buffer, dist.ReduceOp.AVG, group, codec=codec)
+    _settle(buffer.device)
     return time.perf_counter() - start
+
+
+def _settle(device: torch.device) -> None:
+    """Waits until the device has done what it was given."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)

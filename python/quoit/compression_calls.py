@@ -25,10 +25,11 @@ def all_reduce(
     codec: Codec | None = None,
     residual: Tensor | None = None,
 ) -> dist.Work | None:
-    """torch.distributed.all_reduce by a codec: in place, SUM or AVG, of a float tensor on the CPU.
+    """torch.distributed.all_reduce by a codec: in place, SUM or AVG, of a float tensor.
 
     residual: float32 of as many elements, zero at first: carries what the codec lost into the next
-        call with it (error feedback); of the mean, with AVG.
+        call with it (error feedback); of the mean, with AVG. One that is not where the codec works
+        (:func:`home_of`) is copied there and back, and the call waits for that.
 
     Raises UsageError for what cannot be compressed, and what torch.distributed.all_reduce does.
     """
@@ -38,8 +39,9 @@ def all_reduce(
         plain: dist.Work | None = dist.all_reduce(tensor, op, group, async_op)
         return plain
     flat = None if residual is None else residual.view(-1)
+    kept = None if flat is None else flat.to(home_of(tensor.device, group))
     native = _build.load_c10d()
-    parts = [native.Part(tensor.numel(), of_one_tensor(codec), flat)]
+    parts = [native.Part(tensor.numel(), of_one_tensor(codec), kept)]
     work: dist.Work | None = native.compressed_all_reduce(
         native_backend(group),
         tensor,
@@ -47,6 +49,10 @@ def all_reduce(
         is_mean(op),
         async_op=async_op,
     )
+    if flat is not None and kept is not None and kept is not flat:
+        if work is not None:
+            work.wait()
+        flat.copy_(kept)
     return finished(work, async_op)
 
 
@@ -67,6 +73,15 @@ def is_mean(op: Any) -> bool:
     raise _core.UsageError(
         f"a compressed {op}: only SUM and AVG can be compressed; use another op, or no codec"
     )
+
+
+def home_of(device: torch.device, group: dist.ProcessGroup | None = None) -> torch.device:
+    """Where tensors of this device are compressed in the group, and their residuals must be: there,
+    if all ranks have NCCL and kernels for it, else on the CPU. All ranks call this."""
+    if device.type == "cpu":
+        return device
+    on_host = _build.load_c10d().compressed_on_host(native_backend(group), device)
+    return torch.device("cpu") if on_host else device
 
 
 def native_backend(group: dist.ProcessGroup | None) -> Any:

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from quoit import _build, _core, compression_auto
 from quoit.codecs import Auto, Choice, Codec, LowRank, first_match, patterns_of
-from quoit.compression_calls import DTYPES, finished, is_mean, native_backend
+from quoit.compression_calls import DTYPES, finished, home_of, is_mean, native_backend
 from quoit.compression_state import Kept, check, norm_of, restore, summed, unit_of
 from quoit.torch_calls import or_default
 
@@ -76,7 +76,8 @@ class ShardedState:
         if isinstance(codec, Auto):
             largest = max(p.numel() * p.element_size() for p in model.parameters())
             group = or_default(None)
-            self.chosen = compression_auto.choose(codec, group, largest)
+            device = next(model.parameters()).device
+            self.chosen = compression_auto.choose(codec, group, largest, device)
             codec = self.chosen.codec
         patterns = patterns_of(codec)
         for name, module in model.named_modules():
@@ -161,15 +162,16 @@ class _Comm:
         self._counts = counts
         self._compressions: dict[int, Any] = {}
 
-    def _compression(self, count: int) -> Any:
-        """Of blocks of so many elements, one for each rank; made once."""
+    def _compression(self, count: int, device: torch.device) -> Any:
+        """Of blocks of so many elements on the device, one for each rank; made once."""
         if count not in self._compressions:
             native = _build.load_c10d()
-            parts = [native.Part(count, self.codec.name, one) for one in self._residuals(count)]
+            residuals = self._residuals(count, device)
+            parts = [native.Part(count, self.codec.name, one) for one in residuals]
             self._compressions[count] = native.Compression(parts, self._counts)
         return self._compressions[count]
 
-    def _residuals(self, count: int) -> Sequence[Tensor | None]:
+    def _residuals(self, count: int, device: torch.device) -> Sequence[Tensor | None]:
         return [None] * self.group.size()
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -218,17 +220,18 @@ class _ReduceScatter(_Comm):
             native_backend(group),
             input_tensor,
             output_tensor,
-            self._compression(count),
+            self._compression(count, input_tensor.device),
             is_mean(op),
             unit_of(self.state.scaler),
             async_op=async_op,
         )
         return finished(work, async_op)
 
-    def _residuals(self, count: int) -> Sequence[Tensor | None]:
+    def _residuals(self, count: int, device: torch.device) -> Sequence[Tensor | None]:
         # Parameters without a gradient are left out, and then nothing lies where it used to.
         if self.residual is None or count != self._block:
-            return super()._residuals(count)
+            return super()._residuals(count, device)
+        self.residual = self.residual.to(home_of(device, self.group))
         return torch.split(self.residual, count)
 
     def unpack(self) -> dict[str, Tensor]:
@@ -251,7 +254,7 @@ class _ReduceScatter(_Comm):
         self.residual.zero_()
         blocks = self.residual.view(ranks, self._block)
         for piece in self.pieces:
-            padded = torch.zeros(ranks * piece.count)
+            padded = torch.zeros(ranks * piece.count, device=self.residual.device)
             padded[: math.prod(piece.shape)] = residuals[piece.name].view(-1)
             blocks[:, piece.begin : piece.begin + piece.count] = padded.view(ranks, piece.count)
 
@@ -278,7 +281,10 @@ class _AllGather(_Comm):
         if mine.data_ptr() != input_tensor.data_ptr():
             mine.copy_(input_tensor.view(-1))
         work: dist.Work | None = _build.load_c10d().compressed_all_gather(
-            native_backend(group), output_tensor, self._compression(mine.numel()), async_op=async_op
+            native_backend(group),
+            output_tensor,
+            self._compression(mine.numel(), output_tensor.device),
+            async_op=async_op,
         )
         return finished(work, async_op)
 

@@ -23,7 +23,7 @@ class LowRankBases:
     columns: int
     p: Tensor  # float32[rank * rows], column by column
     q: Tensor  # float32[rank * columns], column by column
-    turn: Tensor  # int64[1], how many calls there were
+    turn: Tensor  # int64[1], on the CPU: how many calls there were
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ class Kept:
         }
 
 
-def keep(parameter: Tensor, codec: Codec) -> Kept:
-    """Zeros: nothing was lost yet."""
-    residual = torch.zeros(parameter.numel())
+def keep(parameter: Tensor, codec: Codec, home: torch.device) -> Kept:
+    """Zeros, where the codec works: nothing was lost yet."""
+    residual = torch.zeros(parameter.numel(), device=home)
     if not isinstance(codec, LowRank):
         return Kept(residual)
     rows, columns = matrix_shape(parameter)
-    p, q = torch.zeros(codec.rank * rows), torch.zeros(codec.rank * columns)
+    p = torch.zeros(codec.rank * rows, device=home)
+    q = torch.zeros(codec.rank * columns, device=home)
     return Kept(residual, LowRankBases(rows, columns, p, q, torch.zeros(1, dtype=torch.int64)))
 
 
@@ -80,6 +81,38 @@ def matrix_shape(parameter: Tensor) -> tuple[int, int]:
     outermost = max(range(parameter.dim()), key=lambda i: (parameter.stride(i), -i))
     rows = parameter.size(outermost)
     return rows, parameter.numel() // rows
+
+
+# A parameter that no rank used has no gradient, and DDP ignores what comes out for it: what earlier
+# steps lost of it must not go that way. On a device nothing waits to see the flags.
+def announce_unused(
+    gradients: Iterable[Tensor], home: torch.device, group: dist.ProcessGroup
+) -> Tensor:
+    """A flag for each gradient, to come: whether any rank used it."""
+    used = torch.stack([gradient.any() for gradient in gradients])
+    flags = used.to(home, torch.int8)
+    dist.all_reduce(flags, dist.ReduceOp.MAX, group, async_op=True)
+    return flags
+
+
+def take_back(
+    views: Iterable[Tensor], kept: Iterable[Kept | None], flags: Tensor, share: float
+) -> None:
+    """Where a flag says that nobody used a gradient, its view becomes zero, and goes back, times
+    `share`, to what is kept."""
+    if flags.device.type != "cpu":
+        # They were made on another stream than this one, of callbacks.
+        flags.record_stream(torch.get_device_module(flags.device).current_stream(flags.device))
+        for view, each, used in zip(views, kept, flags.bool(), strict=True):
+            if each is not None:
+                lost = each.residual
+                lost.copy_(torch.where(used, lost, torch.add(lost, view, alpha=share)))
+                view.copy_(torch.where(used, view, torch.zeros_like(view)))
+        return
+    for view, each, used in zip(views, kept, flags.tolist(), strict=True):
+        if each is not None and not used:
+            each.residual.add_(view.to(each.residual.device), alpha=share)
+            view.zero_()
 
 
 Saved = Mapping[str, Mapping[str, Tensor]]  # tensors by name, of parameters by name

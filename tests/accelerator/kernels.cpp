@@ -102,6 +102,7 @@ const KernelSet& queued_kernels() {
                   queued_cast<[](const cuda::CastLaunches& c) { return c.from_f16; }>,
                   queued_cast<[](const cuda::CastLaunches& c) { return c.to_f16; }>};
     made.copy = queued<[](const KernelSet& s) { return s.copy; }, cuda::CopyArgs>;
+    made.processors = test::host_kernels().processors;
     made.check = check;
     return made;
   }();

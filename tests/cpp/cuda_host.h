@@ -100,6 +100,7 @@ inline const cuda::KernelSet& host_kernels() {
         .casts = {run_cast<AsBrain, AsFloat>, run_cast<AsFloat, AsBrain>, run_cast<AsHalf, AsFloat>,
                   run_cast<AsFloat, AsHalf>},
         .copy = run_copy,
+        .processors = [] { return 4U; },
         .check = [](const char*) {},
     };
   }();

@@ -62,6 +62,7 @@ void check_sign_sums() {
 
 // A build without CUDA says so; one with it has a kernel for all that the host can do.
 void check_build() {
+  expect(cuda::unfit(0).empty() <= !cuda::status().devices.empty(), "no device, and it is fit");
   if (cuda::built().empty()) {
     expect_refused<UnavailableError>("this build of quoit has none", [] { cuda::kernels(); });
     expect_refused<UnavailableError>("this build of quoit has none", [] { cuda::require(); });
