@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "collective/windows.h"
+
 namespace quoit {
 namespace {
 
@@ -10,23 +12,6 @@ namespace {
 constexpr std::size_t kOneStep = 256 * 1024;
 
 using Step = DeviceLane::Step;
-
-// The part of `view` that step `k` carries when a step holds `span` elements.
-View window(View view, std::size_t k, std::size_t span) {
-  const std::size_t begin = std::min(k * span, view.count);
-  return view.at({begin, std::min(span, view.count - begin)});
-}
-
-// Steps that carry `count` elements; at least one, so that ranks always compare calls.
-std::size_t steps_for(std::size_t count, std::size_t span) {
-  return std::max<std::size_t>(1, ceil_div(count, span));
-}
-
-std::size_t longest(const std::vector<View>& views) {
-  std::size_t count = 0;
-  for (const View& view : views) count = std::max(count, view.count);
-  return count;
-}
 
 std::size_t span_of(DType dtype) { return DeviceLane::kSlot / size_of(dtype); }
 
@@ -54,15 +39,14 @@ class Copies {
 
 // A slot cut into one block for each other rank, each of `span` elements: whole cache lines.
 struct Blocks {
-  Blocks(DeviceLane& lane, DType dtype) : lane(lane), item(size_of(dtype)) {
-    const std::size_t others = static_cast<std::size_t>(std::max(lane.size() - 1, 1));
-    span = DeviceLane::kSlot / others / kLine * kLine / item;
-  }
+  Blocks(DeviceLane& lane, DType dtype)
+      : lane(lane),
+        item(size_of(dtype)),
+        span(block_span(DeviceLane::kSlot, lane.size(), kLine, dtype)) {}
 
   // Where rank `holder` puts what is meant for rank `owner`, another one.
   [[nodiscard]] std::byte* at(int owner, int holder, const Step& step) const {
-    const auto block = static_cast<std::size_t>(owner < holder ? owner : owner - 1);
-    return lane.slot(holder, step) + block * span * item;
+    return lane.slot(holder, step) + block_for(owner, holder) * span * item;
   }
 
   // Puts step k of every part that is meant for somebody else.
@@ -120,7 +104,7 @@ Task all_reduce_steps(DeviceLane& lane, Call call, View in, View out, ReduceStep
   const auto n = static_cast<std::size_t>(lane.size());
   const std::size_t item = size_of(in.dtype);
   const std::size_t span = span_of(in.dtype);
-  const std::size_t spans = steps_for(in.count, span);
+  const std::size_t spans = rounds_for(in.count, span);
   const bool receives = receiver < 0 || receiver == me;
   const auto piece_of = [&](View from, std::size_t r) { return Slice{0, from.count}.piece(n, r); };
 
@@ -238,7 +222,7 @@ Task device_reduce_scatter(DeviceLane& lane, Call call, std::vector<View> in, Vi
       inputs[static_cast<std::size_t>(r)] = r == me ? mine.data : blocks.at(me, r, at);
     lane.reduce(out.dtype, step, inputs, window(out, k, blocks.span).data, nullptr, mine.count);
   };
-  co_await run_steps(lane, call, steps_for(longest(in), blocks.span), write, read);
+  co_await run_steps(lane, call, rounds_for(longest(in), blocks.span), write, read);
 }
 
 Task device_all_gather(DeviceLane& lane, Call call, View in, std::vector<View> outs) {
@@ -260,7 +244,7 @@ Task device_all_gather(DeviceLane& lane, Call call, View in, std::vector<View> o
     }
     copies.launch();
   };
-  co_await run_steps(lane, call, steps_for(longest(outs), span), write, read);
+  co_await run_steps(lane, call, rounds_for(longest(outs), span), write, read);
 }
 
 Task device_all_to_all(DeviceLane& lane, Call call, std::vector<View> ins, std::vector<View> outs,
@@ -285,7 +269,7 @@ Task device_all_to_all(DeviceLane& lane, Call call, std::vector<View> ins, std::
     copies.launch();
   };
   lane.copy(of_rank(ins, me).data, of_rank(outs, me).data, of_rank(ins, me).bytes());
-  co_await run_steps(lane, call, steps_for(most, blocks.span), write, read);
+  co_await run_steps(lane, call, rounds_for(most, blocks.span), write, read);
 }
 
 Task device_broadcast(DeviceLane& lane, Call call, View data, int root) {
@@ -299,7 +283,7 @@ Task device_broadcast(DeviceLane& lane, Call call, View data, int root) {
     const View part = window(data, k, span);
     if (!sends) lane.copy(lane.slot(root, at), part.data, part.bytes());
   };
-  co_await run_steps(lane, call, steps_for(data.count, span), write, read);
+  co_await run_steps(lane, call, rounds_for(data.count, span), write, read);
 }
 
 Task device_gather(DeviceLane& lane, Call call, View in, std::vector<View> outs, int root) {
@@ -319,7 +303,7 @@ Task device_gather(DeviceLane& lane, Call call, View in, std::vector<View> outs,
     copies.launch();
   };
   if (me == root) lane.copy(in.data, of_rank(outs, me).data, in.bytes());
-  co_await run_steps(lane, call, steps_for(in.count, span), write, read);
+  co_await run_steps(lane, call, rounds_for(in.count, span), write, read);
 }
 
 Task device_scatter(DeviceLane& lane, Call call, std::vector<View> ins, View out, int root) {
@@ -333,7 +317,7 @@ Task device_scatter(DeviceLane& lane, Call call, std::vector<View> ins, View out
     if (me != root) lane.copy(blocks.at(me, root, at), part.data, part.bytes());
   };
   if (me == root) lane.copy(of_rank(ins, me).data, out.data, out.bytes());
-  co_await run_steps(lane, call, steps_for(out.count, blocks.span), write, read);
+  co_await run_steps(lane, call, rounds_for(out.count, blocks.span), write, read);
 }
 
 Task device_barrier(DeviceLane& lane, Call call) {

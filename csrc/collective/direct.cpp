@@ -4,16 +4,11 @@
 #include <cstring>
 
 #include "collective/one_round.h"
+#include "collective/windows.h"
 #include "core/copy.h"
 
 namespace quoit {
 namespace {
-
-// The part of `view` that round `k` carries when a round holds `span` elements.
-View window(View view, std::size_t k, std::size_t span) {
-  const std::size_t begin = std::min(k * span, view.count);
-  return view.at({begin, std::min(span, view.count - begin)});
-}
 
 // Puts round `k` of `view` into this rank's slot; takes it out of another's.
 void put_window(Board& board, Board::Round round, View view, std::size_t k, std::size_t span) {
@@ -31,29 +26,16 @@ BulkCopy copy_for(const Board& board, std::size_t bytes) {
   return BulkCopy(bytes * static_cast<std::size_t>(board.size()));
 }
 
-// Rounds that carry `count` elements, `span` each; at least one, so that ranks always compare
-// calls.
-std::size_t rounds_for(std::size_t count, std::size_t span) {
-  return std::max<std::size_t>(1, ceil_div(count, span));
-}
-
-std::size_t longest(const std::vector<View>& views) {
-  std::size_t count = 0;
-  for (const View& view : views) count = std::max(count, view.count);
-  return count;
-}
-
 // A slot cut into one block for each other rank, each of `span` elements: whole cache lines.
 struct Blocks {
-  Blocks(Board& board, DType dtype) : board(board), item(size_of(dtype)) {
-    const std::size_t others = std::max(board.size() - 1, 1);
-    span = std::max<std::size_t>(Board::kSlot / others / kCacheLine * kCacheLine / item, 1);
-  }
+  Blocks(Board& board, DType dtype)
+      : board(board),
+        item(size_of(dtype)),
+        span(block_span(Board::kSlot, board.size(), kCacheLine, dtype)) {}
 
   // Where rank `holder` puts what is meant for rank `owner`, another one.
   [[nodiscard]] std::byte* at(int owner, int holder, Board::Round round) const {
-    const auto block = static_cast<std::size_t>(owner < holder ? owner : owner - 1);
-    return board.payload(holder, round, Board::kSlot) + block * span * item;
+    return board.payload(holder, round, Board::kSlot) + block_for(owner, holder) * span * item;
   }
 
   // Puts round k of every part that is meant for somebody else.
