@@ -1,11 +1,10 @@
 #pragma once
 // How a call on the memory of a device comes between what its caller has put into streams before
 // and what it puts there afterwards. What streams and arrays are, a class derived from this knows.
-#include <exception>
 #include <memory>
 #include <string>
 
-#include "core/pollable.h"
+#include "collective/on_device.h"
 #include "transport/cuda_abi.h"
 
 namespace quoit {
@@ -52,38 +51,20 @@ class DeviceOrder {
   virtual void join() = 0;
 };
 
-// Waits until the device has come to the end of a call. Nothing rings a bell then: `count` of those
-// that wait is what the group goes by.
-class Finished final : public Pollable {
+// Waits until the device has come to the end of a call.
+class Finished final : public OnDevice {
  public:
   Finished(DeviceOrder& order, std::shared_ptr<int> count)
-      : order_(order), count_(std::move(count)) {
-    ++*count_;
-  }
-  ~Finished() { --*count_; }
-  Finished(const Finished&) = delete;
-  Finished& operator=(const Finished&) = delete;
+      : OnDevice(std::move(count)), order_(order) {}
 
-  bool ready() override {
-    try {
-      return order_.finished();
-    } catch (...) {
-      error_ = std::current_exception();
-      return true;
-    }
-  }
-  [[nodiscard]] bool awaits(int /*rank*/) const override { return false; }
   [[nodiscard]] std::string awaited() const override {
     return "this rank's accelerator, which has not come to the end of this call";
   }
-  void result() const {
-    if (error_) std::rethrow_exception(error_);
-  }
 
  private:
+  bool come() override { return order_.finished(); }
+
   DeviceOrder& order_;
-  std::shared_ptr<int> count_;
-  std::exception_ptr error_;
 };
 
 }  // namespace quoit

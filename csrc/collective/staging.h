@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/pollable.h"
+#include "collective/on_device.h"
 #include "core/types.h"
 
 namespace quoit {
@@ -65,39 +65,21 @@ class Piece {
   std::size_t i_ = 0;
 };
 
-// Waits for what `arrived` tells of a piece. Nothing rings a bell then: `count` of those that wait
-// is what the group goes by.
-class Brought final : public Pollable {
+// Waits for what `arrived` tells of a piece.
+class Brought final : public OnDevice {
  public:
   Brought(Staging& staging, std::size_t i, std::shared_ptr<int> count)
-      : staging_(staging), i_(i), count_(std::move(count)) {
-    ++*count_;
-  }
-  ~Brought() { --*count_; }
-  Brought(const Brought&) = delete;
-  Brought& operator=(const Brought&) = delete;
+      : OnDevice(std::move(count)), staging_(staging), i_(i) {}
 
-  bool ready() override {
-    try {
-      return staging_.arrived(i_);
-    } catch (...) {
-      error_ = std::current_exception();
-      return true;
-    }
-  }
-  [[nodiscard]] bool awaits(int /*rank*/) const override { return false; }
   [[nodiscard]] std::string awaited() const override {
     return "this rank's accelerator, which has not come to the copies of this call";
   }
-  void result() const {
-    if (error_) std::rethrow_exception(error_);
-  }
 
  private:
+  bool come() override { return staging_.arrived(i_); }
+
   Staging& staging_;
   std::size_t i_;
-  std::shared_ptr<int> count_;
-  std::exception_ptr error_;
 };
 
 }  // namespace quoit
