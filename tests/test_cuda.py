@@ -48,19 +48,23 @@ def test_the_doctor_says_whether_there_is_cuda() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cuda", "no_cuda", "said"),
+    ("cuda", "no_cuda", "no_ipc", "said"),
     [
-        ("", "", "0.1.0, kernels for x86-64-v3, without CUDA; Python"),
-        ("CUDA 13.0: sm_80", "", "kernels for x86-64-v3 and CUDA 13.0: sm_80; Python"),
-        ("CUDA 13.0: sm_80", "no driver", "and CUDA 13.0: sm_80 (off: no driver); Python"),
+        ("", "", "", "0.1.0, kernels for x86-64-v3, without CUDA; Python"),
+        (
+            *("CUDA 13.0: sm_80", "", ""),
+            "kernels for x86-64-v3 and CUDA 13.0: sm_80, CUDA IPC between processes; Python",
+        ),
+        ("CUDA 13.0: sm_80", "", "no", "and CUDA 13.0: sm_80 (no CUDA IPC: no); Python"),
+        ("CUDA 13.0: sm_80", "no driver", "", "and CUDA 13.0: sm_80 (off: no driver); Python"),
     ],
 )
-def test_the_doctor_says_it_in_words(cuda: str, no_cuda: str, said: str) -> None:
+def test_the_doctor_says_it_in_words(cuda: str, no_cuda: str, no_ipc: str, said: str) -> None:
     from test_doctor import HEALTHY
 
     software = HEALTHY.software
     assert software is not None
-    changed = {**vars(software), "cuda": cuda, "no_cuda": no_cuda}
+    changed = {**vars(software), "cuda": cuda, "no_cuda": no_cuda, "no_ipc": no_ipc}
     one = type(HEALTHY)(**{**vars(HEALTHY), "software": type(software)(**changed)})
     assert said in doctor_text._quoit(one)
 
