@@ -108,30 +108,20 @@ class DeviceEdges::Turn final : public Pollable {
 };
 
 // Waits until the device has come to an event.
-class DeviceEdges::Reached final : public Pollable {
+class DeviceEdges::Reached final : public OnDevice {
  public:
   Reached(const CudaDevice& device, CudaEvent event, std::shared_ptr<int> count)
-      : device_(device), event_(event), count_(std::move(count)) {
-    ++*count_;
-  }
-  ~Reached() { --*count_; }
-  Reached(const Reached&) = delete;
-  Reached& operator=(const Reached&) = delete;
+      : OnDevice(std::move(count)), device_(device), event_(event) {}
 
-  bool ready() override {
-    const CudaDevice::Current here(device_);
-    return device_.driver.calls.event_query(event_) != CudaResult::NotReady;
-  }
-  [[nodiscard]] bool awaits(int /*rank*/) const override { return false; }
   [[nodiscard]] std::string awaited() const override {
     return "this rank's accelerator, which has not come to the copies of this call";
   }
-  void result() const { static_cast<void>(device_.reached(event_)); }
 
  private:
+  bool come() override { return device_.reached(event_); }
+
   const CudaDevice& device_;
   CudaEvent const event_;
-  const std::shared_ptr<int> count_;
 };
 
 DeviceEdges::DeviceEdges(CudaDevice& device, const cuda::KernelSet& kernels, Network& network,
