@@ -3,6 +3,7 @@
 #include <array>
 
 #include "collective/device_direct.h"
+#include "collective/windows.h"
 
 namespace quoit {
 namespace {
@@ -20,7 +21,7 @@ Task device_ring_all_reduce(DeviceLane& lane, Call call, View in, View out, Redu
   const int before = wrapped(me - 1, n);
   const std::size_t item = size_of(in.dtype);
   const std::size_t span = ranks * (DeviceLane::kSlot / item);
-  const std::size_t spans = std::max<std::size_t>(1, ceil_div(in.count, span));
+  const std::size_t spans = rounds_for(in.count, span);
   View source = in;
   ReduceStep adding{step.op, 1.0, 1};
   if (step.op == ReduceOp::PremulSum) {

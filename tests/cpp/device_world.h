@@ -7,9 +7,24 @@
 
 #include "collective/device_factored.h"
 #include "cuda_host.h"
+#include "kernels/cast.h"
 #include "world.h"
 
 namespace quoit::test {
+
+// Numbers as they lie in a buffer of this dtype.
+inline std::vector<std::byte> as(DType dtype, const std::vector<float>& numbers) {
+  std::vector<std::byte> bytes(numbers.size() * size_of(dtype));
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    const std::uint16_t narrow =
+        dtype == DType::BFloat16 ? bf16_from_float(numbers[i]) : f16_from_float(numbers[i]);
+    if (dtype == DType::Float32)
+      std::memcpy(&bytes[4 * i], &numbers[i], 4);
+    else
+      std::memcpy(&bytes[2 * i], &narrow, 2);
+  }
+  return bytes;
+}
 
 class Meeting {
  public:

@@ -14,20 +14,6 @@ struct Own {
   State state;
 };
 
-// Numbers as they lie in a buffer of this dtype.
-std::vector<std::byte> as(DType dtype, const std::vector<float>& numbers) {
-  std::vector<std::byte> bytes(numbers.size() * size_of(dtype));
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    const std::uint16_t narrow =
-        dtype == DType::BFloat16 ? bf16_from_float(numbers[i]) : f16_from_float(numbers[i]);
-    if (dtype == DType::Float32)
-      std::memcpy(&bytes[4 * i], &numbers[i], 4);
-    else
-      std::memcpy(&bytes[2 * i], &narrow, 2);
-  }
-  return bytes;
-}
-
 // `spoilt`: a step in which one rank gives a number that is none.
 void beside_the_cpu(LowRank::Method method, DType dtype, int ranks, int spoilt) {
   std::vector<Own> cpu(static_cast<std::size_t>(ranks)), device = cpu;

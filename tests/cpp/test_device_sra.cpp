@@ -63,19 +63,6 @@ std::size_t count_of(const std::vector<Part>& parts) {
   return parts.back().where.begin + parts.back().where.count;
 }
 
-std::vector<std::byte> as(DType dtype, const std::vector<float>& numbers) {
-  std::vector<std::byte> bytes(numbers.size() * size_of(dtype));
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    const std::uint16_t narrow =
-        dtype == DType::BFloat16 ? bf16_from_float(numbers[i]) : f16_from_float(numbers[i]);
-    if (dtype == DType::Float32)
-      std::memcpy(&bytes[4 * i], &numbers[i], 4);
-    else
-      std::memcpy(&bytes[2 * i], &narrow, 2);
-  }
-  return bytes;
-}
-
 View view_of(std::vector<std::byte>& bytes, DType dtype) {
   return {bytes.data(), bytes.size() / size_of(dtype), dtype};
 }
