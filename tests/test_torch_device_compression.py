@@ -1,4 +1,5 @@
-"""Compression of an accelerator's tensors: there, by NCCL and kernels, and by way of the host."""
+"""Compression of an accelerator's tensors: there, by NCCL or CUDA IPC and kernels, and by the host.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from worlds import World, played
 with warnings.catch_warnings():  # torch's own, about torch.jit
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch_device_compression_cases
+    import torch_ipc_compression_cases
     import torch_staged_compression_cases
 
 
@@ -29,6 +31,11 @@ with warnings.catch_warnings():  # torch's own, about torch.jit
             torch_device_compression_cases,
             [World("processes", "aaa")],
             [World("processes", "a"), World("processes", "aa"), World("processes", "aaaa")],
+        ),
+        *played(
+            torch_ipc_compression_cases,
+            [World("processes", "aa")],
+            [World("processes", "a"), World("processes", "aaa"), World("processes", "aaaa")],
         ),
         *played(torch_staged_compression_cases, [], [World("processes", "aa")]),
     ],

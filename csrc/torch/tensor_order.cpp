@@ -42,6 +42,15 @@ std::unique_ptr<DeviceStream> TensorOrder::new_stream() const {
       guard.getStreamFromGlobalPool(device_, /*isHighPriority=*/true));
 }
 
+std::byte* TensorOrder::room(std::size_t bytes, bool zeroed) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor made =
+      at::empty({static_cast<std::int64_t>(bytes)}, at::TensorOptions(at::kByte).device(device_));
+  if (zeroed) made.zero_();
+  add(made);
+  return static_cast<std::byte*>(made.data_ptr());
+}
+
 void TensorOrder::call() {
   const c10::Stream current = Guard(device_.type()).getStream(device_);
   QUOIT_CHECK(!is_capturing(current), UsageError, "a call on a tensor of ", device_.str(),

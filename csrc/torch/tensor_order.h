@@ -23,6 +23,9 @@ class TensorOrder final : public DeviceOrder {
     copies_back_.emplace_back(to, from);
   }
 
+  // See DeviceRoom; before call(), from the caller's thread.
+  std::byte* room(std::size_t bytes, bool zeroed);
+
   [[nodiscard]] int device() const override { return device_.index(); }
   [[nodiscard]] std::string foreign() const override;
   [[nodiscard]] std::unique_ptr<DeviceStream> new_stream() const override;
