@@ -31,8 +31,10 @@ from stage import Job, of_several
 from torch_cases import Case
 from torch_device_compression_cases import _given, _launches, _pair, _same
 
-# Captures, and what a rank lacks, are told otherwise here.
-_OF_NCCL = {"in_a_capture", "captured_in_graphs", "one_rank_without_kernels"}
+# Captures, failures, and what a rank lacks, are told otherwise here.
+_OF_NCCL = {
+    *("in_a_capture", "captured_in_graphs", "one_rank_without_kernels", "a_launch_that_fails"),
+}
 
 
 def by_ipc(function: Case) -> Case:
@@ -109,11 +111,11 @@ def longer_than_a_slot(pg: Any) -> None:
         _same(lost_there, lost, slow)
 
 
-def _blocks(counts: list[int], codec: str, lost: Tensor | None) -> Any:
+def _blocks(counts: list[int], codec: str, lost: Tensor | None, report: Any) -> Any:
     native = quoit._build.load_c10d()
     kept = [None] * len(counts) if lost is None else list(lost.split(counts))
     parts = [native.Part(count, codec, one) for count, one in zip(counts, kept, strict=True)]
-    return native.Compression(parts, native.CompressionReport())
+    return native.Compression(parts, report)
 
 
 @case
@@ -130,12 +132,12 @@ def blocks_of_different_sizes(pg: Any) -> None:
         for device, one in (("cpu", here), (tested_device.NAME, there)):
             backend = compression_calls.native_backend(one)
             lost = torch.zeros(count, device=device)
-            tensors = [lost]
+            tensors, report = [lost], native.CompressionReport()
             for step in range(3):
                 x = _given(count, 10 * step + rank).to(device)
                 inside = step == 2
                 out = x[mine] if inside else torch.zeros(counts[rank], device=device)
-                by = _blocks(counts, codec, lost)
+                by = _blocks(counts, codec, lost, report)
                 work = native.compressed_reduce_scatter(
                     backend, x, out, by, mean=step == 1, async_op=step == 0
                 )
@@ -143,12 +145,12 @@ def blocks_of_different_sizes(pg: Any) -> None:
                     work.wait()
                 whole = torch.zeros(count, device=device)
                 whole[mine] = out
-                after = _blocks(counts, codec, None)
-                work = native.compressed_all_gather(backend, whole, after, async_op=step == 0)
+                by = _blocks(counts, codec, None, report)
+                work = native.compressed_all_gather(backend, whole, by, async_op=step == 0)
                 if work is not None:
                     work.wait()
                 tensors += [out.clone(), whole]
-                tensors.append(torch.tensor([c.sent_bytes for c in (by.report, after.report)]))
+            tensors.append(torch.tensor([report.calls, report.plain_bytes, report.sent_bytes]))
             seen.append([t.cpu() for t in tensors])
         for i, (wanted, got) in enumerate(zip(*seen, strict=True)):
             assert torch.equal(wanted, got), (codec, i, wanted, got)
@@ -349,9 +351,27 @@ def one_rank_without_kernels(pg: Any) -> None:
     if dist.get_rank(pg) == 1:
         library.fake_withdraw_kernels()
     try:
-        _goes_by_host(pg, "no CUDA IPC: rank 1: this build of quoit")
+        _goes_by_host(pg, "no CUDA IPC: rank 1: kernels for CUDA asked for, but")
     finally:
         library.fake_offer_kernels()
+
+
+@case
+@of_several
+def a_launch_that_fails(pg: Any) -> None:
+    """On one rank: all are told, by whom and what."""
+    if not tested_device.FAKE:
+        quoit.all_reduce(torch.zeros(9000, device=_device()), group=pg, codec=quoit.Int8())
+        return
+    _, there = _pair()
+    x = torch.zeros(9000, device=_device())
+    quoit.all_reduce(x, group=there, codec=quoit.Int8())
+    if dist.get_rank(pg) == 0:
+        accelerator.kernels_library().fake_fail_launches(1)
+    with pytest.raises(
+        dist.DistBackendError, match=r"quoit rank 0 on .* was told that encode fails"
+    ):
+        quoit.all_reduce(x, group=there, codec=quoit.Int8())
 
 
 @case_of_its_own
