@@ -55,13 +55,16 @@ def test_torch_ipc_compression(world: World, case: str, outcome: Outcome) -> Non
         pytest.fail(wrong, pytrace=False)
 
 
-def test_a_rank_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["nccl", "ipc"])
+def test_a_rank_is_killed(way: str, tmp_path: Path) -> None:
     """The others raise within their timeout; none hangs, or ends with wrong numbers."""
     accelerator.build()
     script = Path(__file__).with_name("compressing_rank.py")
     ranks = [
         subprocess.Popen(
-            [sys.executable, script, tmp_path, str(rank), "3"], stdout=subprocess.PIPE, text=True
+            [sys.executable, script, tmp_path, str(rank), "3", way],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in range(3)
     ]
