@@ -121,7 +121,7 @@ def _blocks(counts: list[int], codec: str, lost: Tensor | None, report: Any) -> 
 @case
 @of_several
 def blocks_of_different_sizes(pg: Any) -> None:
-    """Summed into memory of their own and in place, and handed round; none, and more than a slot."""
+    """Summed into other memory and in place, and handed round; none, and more than a slot."""
     rank, n = dist.get_rank(pg), dist.get_world_size(pg)
     here, there = _pair()
     native = quoit._build.load_c10d()
@@ -379,11 +379,10 @@ def a_launch_that_fails(pg: Any) -> None:
 def asked_by_one_rank_alone(pg: Any) -> None:
     """While another makes a call: both are told, and soon."""
     begun = time.monotonic()
+    ask = functools.partial(compression_calls.home_of, _device(), pg)
+    call = functools.partial(dist.all_reduce, torch.zeros(5), group=pg)
     with pytest.raises((ValueError, dist.DistBackendError), match="ranks disagree"):
-        if dist.get_rank(pg) == 0:
-            compression_calls.home_of(_device(), pg)
-        else:
-            dist.all_reduce(torch.zeros(5), group=pg)
+        (ask if dist.get_rank(pg) == 0 else call)()
     assert time.monotonic() - begun < 5
 
 

@@ -140,13 +140,12 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::compressed_allreduce(
     const at::Tensor& tensor, const TensorCompression& compression, const TensorTerms& terms) {
   return translated([&] {
     const CompressedWay way = compressing(tensor.device(), compression);
+    // On the device, replicas are compared when it is over.
+    const bool later = !way.on_host && terms.fingerprint;
     TensorTerms mine = terms;
-    if (!way.on_host) {  // replicas are compared when it is over
-      mine.fingerprint.reset();
-      mine.async_op |= terms.fingerprint.has_value();
-    }
+    mine.async_op |= later;
     const auto compared = [&](Handle work) {
-      if (!way.on_host && terms.fingerprint) compare_replicas_of(tensor, *terms.fingerprint, work);
+      if (later) compare_replicas_of(tensor, *terms.fingerprint, work);
       return work;
     };
     if (way.nccl) return compared(way.nccl->compressed_all_reduce(tensor, compression, mine));
