@@ -2,8 +2,8 @@
 
     compressing_rank.py FOLDER RANK SIZE nccl|ipc
 
-Encoded bytes go by NCCL or by CUDA IPC. Rank 1 kills itself in the middle. The others report what they
-noticed and how long it took, as one line of JSON; see test_torch_device_compression.py.
+Encoded bytes go by NCCL or by CUDA IPC. Rank 1 kills itself in the middle. The others report what
+they noticed and how long it took, as one line of JSON; see test_torch_device_compression.py.
 """
 
 from __future__ import annotations

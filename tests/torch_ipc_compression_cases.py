@@ -29,7 +29,7 @@ from quoit import compression_calls
 from quoit.codecs import Codec, LowRank
 from stage import Job, of_several
 from torch_cases import Case
-from torch_device_compression_cases import _given, _launches, _pair, _same
+from torch_device_compression_cases import _given, _home, _launches, _matrix, _pair, _same
 
 # Captures, failures, and what a rank lacks, are told otherwise here.
 _OF_NCCL = {
@@ -88,10 +88,6 @@ def group(job: Job, rank: int, number: int) -> Iterator[Any]:
         yield pg
 
 
-def _device() -> torch.device:
-    return torch.device(tested_device.NAME, 0)
-
-
 @case
 @of_several
 def longer_than_a_slot(pg: Any) -> None:
@@ -111,56 +107,11 @@ def longer_than_a_slot(pg: Any) -> None:
         _same(lost_there, lost, slow)
 
 
-def _blocks(counts: list[int], codec: str, lost: Tensor | None, report: Any) -> Any:
-    native = quoit._build.load_c10d()
-    kept = [None] * len(counts) if lost is None else list(lost.split(counts))
-    parts = [native.Part(count, codec, one) for count, one in zip(counts, kept, strict=True)]
-    return native.Compression(parts, report)
-
-
-@case
-@of_several
-def blocks_of_different_sizes(pg: Any) -> None:
-    """Summed into other memory and in place, and handed round; none, and more than a slot."""
-    rank, n = dist.get_rank(pg), dist.get_world_size(pg)
-    here, there = _pair()
-    native = quoit._build.load_c10d()
-    for codec, unit in (("bf16", 100), ("int4", 4099), ("bf16(stochastic)", (9 << 20) // n)):
-        counts = [unit * (2 * r % 5) for r in range(n)]  # the first has none
-        count, mine = sum(counts), slice(sum(counts[:rank]), sum(counts[: rank + 1]))
-        seen: list[list[Tensor]] = []
-        for device, one in (("cpu", here), (tested_device.NAME, there)):
-            backend = compression_calls.native_backend(one)
-            lost = torch.zeros(count, device=device)
-            tensors, report = [lost], native.CompressionReport()
-            for step in range(3):
-                x = _given(count, 10 * step + rank).to(device)
-                inside = step == 2
-                out = x[mine] if inside else torch.zeros(counts[rank], device=device)
-                by = _blocks(counts, codec, lost, report)
-                work = native.compressed_reduce_scatter(
-                    backend, x, out, by, mean=step == 1, async_op=step == 0
-                )
-                if work is not None:
-                    work.wait()
-                whole = torch.zeros(count, device=device)
-                whole[mine] = out
-                by = _blocks(counts, codec, None, report)
-                work = native.compressed_all_gather(backend, whole, by, async_op=step == 0)
-                if work is not None:
-                    work.wait()
-                tensors += [out.clone(), whole]
-            tensors.append(torch.tensor([report.calls, report.plain_bytes, report.sent_bytes]))
-            seen.append([t.cpu() for t in tensors])
-        for i, (wanted, got) in enumerate(zip(*seen, strict=True)):
-            assert torch.equal(wanted, got), (codec, i, wanted, got)
-
-
 @case
 @of_several
 def codecs_that_differ(pg: Any) -> None:
     """Are found out, as they are on the CPU; also where one rank has nothing to send."""
-    rank, home = dist.get_rank(pg), _device()
+    rank, home = dist.get_rank(pg), _home()
     x = torch.zeros(9000, device=home)
     for others in (quoit.Int4(), quoit.TopK(0.05)):
         one = dist.new_group()
@@ -174,10 +125,10 @@ def codecs_that_differ(pg: Any) -> None:
 
 @case
 def nothing_to_send(pg: Any) -> None:
-    x = torch.zeros(0, device=_device())
+    x = torch.zeros(0, device=_home())
     for _ in range(5):
         quoit.all_reduce(x, group=pg, codec=quoit.Int8())
-        quoit.all_reduce(torch.ones(5, device=_device()), group=pg, codec=quoit.Int8())
+        quoit.all_reduce(torch.ones(5, device=_home()), group=pg, codec=quoit.Int8())
 
 
 @case
@@ -185,11 +136,11 @@ def beside_other_calls(pg: Any) -> None:
     """Plain ones on the device, and those of the CPU, in one group and in the same order."""
     rank, n = dist.get_rank(pg), dist.get_world_size(pg)
     here, there = _pair()
-    lost, lost_there = torch.zeros(20000), torch.zeros(20000, device=_device())
+    lost, lost_there = torch.zeros(20000), torch.zeros(20000, device=_home())
     with tested_device.delay(0.005 if rank == 0 else 0):
         for step in range(6):
             x, plain = _given(20000, 10 * step + rank), torch.full((3000,), float(rank + step))
-            y, z, w = x.to(_device()), plain.to(_device()), plain.clone()
+            y, z, w = x.to(_home()), plain.to(_home()), plain.clone()
             works = [
                 quoit.all_reduce(y, group=there, async_op=True, codec=quoit.Int4()),
                 dist.all_reduce(z, group=there, async_op=True),
@@ -212,91 +163,13 @@ def beside_other_calls(pg: Any) -> None:
             assert plain[0] == sum(r + step for r in range(n))
 
 
-@case
-@of_several
-def forgotten_at_once(pg: Any) -> None:
-    """What a call works on is not given to others before, residuals and memory of its own too."""
-    rank = dist.get_rank(pg)
-    here, there = _pair()
-    outs, wanted = [], []
-    with tested_device.delay(0.01):
-        for step in range(4):
-            x = _given(30000, 10 * step + rank)
-            lost = _given(30000, 100 + step)
-            y, lost_there = x.to(_device()), lost.to(_device())
-            kept = torch.zeros(30000, device=_device())
-            quoit.all_reduce(
-                y, dist.ReduceOp.AVG, there, True, codec=quoit.Int4(), residual=lost_there
-            )
-            del lost_there
-            for _ in range(3):
-                torch.full((30000,), -1.0, device=_device())  # in the memory that was freed, if so
-            quoit.all_reduce(x, dist.ReduceOp.AVG, here, codec=quoit.Int4(), residual=lost)
-            outs.append((y, kept))
-            wanted.append(x)
-        dist.all_reduce(torch.ones(3, device=_device()), group=there)  # comes after them all
-        for (y, kept), x in zip(outs, wanted, strict=True):
-            _same(y, x)
-            assert not kept.cpu().any()
-
-
-@case
-@of_several
-def replicas_compared_on_the_way(pg: Any) -> None:
-    """Which changes no number, of a codec that rounds at random as little as of another."""
-    here, there = _pair()
-    seen = []
-    for device, one in (("cpu", here), (tested_device.NAME, there)):
-        model = on_cpu.Linear().to(device)
-        ddp = DistributedDataParallel(model, process_group=one, bucket_cap_mb=0.05)
-        quoit.compress(ddp, quoit.Int4(), check_every=2)
-        on_cpu.DEVICE = device
-        gradients = []
-        for step in range(5):
-            ddp.zero_grad()
-            ddp(on_cpu._gradients(step, dist.get_rank(pg))).backward()
-            gradients += [p.grad.cpu() for p in model.parameters()]
-        on_cpu.DEVICE = tested_device.NAME
-        seen.append(gradients)
-    for one, other in zip(*seen, strict=True):
-        assert torch.equal(one, other)
-
-
-@case
-@of_several
-def turns_of_calls_in_flight(pg: Any) -> None:
-    """A factor travels in turns also where one call is made before another is over."""
-    rank = dist.get_rank(pg)
-    here, there = _pair()
-    native = quoit._build.load_c10d()
-    rows, cols = 120, 300
-    seen = []
-    for device, one in (("cpu", here), (tested_device.NAME, there)):
-        kept = [torch.zeros(rows * cols), torch.zeros(2 * rows), _given(2 * cols, 3)]
-        kept = [each.to(device) for each in kept]
-        turn = torch.zeros(1, dtype=torch.int64)
-        part = native.Part(rows * cols, LowRank(2).name, kept[0], rows, cols, *kept[1:], turn)
-        by = native.Compression([part], native.CompressionReport())
-        given = [_given(rows * cols, 10 * step + rank).to(device) for step in range(5)]
-        backend = compression_calls.native_backend(one)
-        with tested_device.delay(0.002):
-            works = [
-                native.compressed_all_reduce(backend, x, by, True, async_op=True) for x in given
-            ]
-            for work in works:
-                work.wait()
-        seen.append([t.cpu() for t in (*given, *kept, turn)])
-    for i, (wanted, got) in enumerate(zip(*seen, strict=True)):
-        assert torch.equal(wanted, got), i
-
-
 @case_of_its_own
 @of_several
 def a_capture_is_refused(pg: Any) -> None:
     if not tested_device.FAKE:
         return  # whose captures are not by word
     here, there = _pair()
-    home = _device()
+    home = _home()
     x = _given(9000, dist.get_rank(pg))
     y = x.to(home)
     for _ in range(2):
@@ -306,11 +179,16 @@ def a_capture_is_refused(pg: Any) -> None:
     quoit.all_reduce(y, group=there, codec=quoit.Int8())
     quoit.all_reduce(x, group=here, codec=quoit.Int8())
     _same(y, x)
+    by, _, turn = _matrix(120, 300, tested_device.NAME)
+    native, backend = quoit._build.load_c10d(), compression_calls.native_backend(there)
+    with accelerator.capturing(), pytest.raises(ValueError, match="captured into a graph"):
+        native.compressed_all_reduce(backend, _given(120 * 300, 1).to(home), by, True)
+    assert int(turn) == 0, "a turn was taken"
 
 
 def _goes_by_host(pg: Any, why: str) -> None:
     """All of it, with residuals there, and with the numbers of the CPU."""
-    home, rank = _device(), dist.get_rank(pg)
+    home, rank = _home(), dist.get_rank(pg)
     here, there = _pair()
     native = quoit._build.load_c10d()
     backend = compression_calls.native_backend(there)
@@ -361,10 +239,10 @@ def one_rank_without_kernels(pg: Any) -> None:
 def a_launch_that_fails(pg: Any) -> None:
     """On one rank: all are told, by whom and what."""
     if not tested_device.FAKE:
-        quoit.all_reduce(torch.zeros(9000, device=_device()), group=pg, codec=quoit.Int8())
+        quoit.all_reduce(torch.zeros(9000, device=_home()), group=pg, codec=quoit.Int8())
         return
     _, there = _pair()
-    x = torch.zeros(9000, device=_device())
+    x = torch.zeros(9000, device=_home())
     quoit.all_reduce(x, group=there, codec=quoit.Int8())
     if dist.get_rank(pg) == 0:
         accelerator.kernels_library().fake_fail_launches(1)
@@ -379,7 +257,7 @@ def a_launch_that_fails(pg: Any) -> None:
 def asked_by_one_rank_alone(pg: Any) -> None:
     """While another makes a call: both are told, and soon."""
     begun = time.monotonic()
-    ask = functools.partial(compression_calls.home_of, _device(), pg)
+    ask = functools.partial(compression_calls.home_of, _home(), pg)
     call = functools.partial(dist.all_reduce, torch.zeros(5), group=pg)
     with pytest.raises((ValueError, dist.DistBackendError), match="ranks disagree"):
         (ask if dist.get_rank(pg) == 0 else call)()
@@ -390,7 +268,7 @@ def asked_by_one_rank_alone(pg: Any) -> None:
 @of_several
 def asked_at_different_times(pg: Any) -> None:
     """Who has the answer goes on, while others have still to ask."""
-    rank, home = dist.get_rank(pg), _device()
+    rank, home = dist.get_rank(pg), _home()
     for turn in range(10):
         one = dist.new_group()
         if rank == turn % 2:
