@@ -1,5 +1,4 @@
-"""Compression of an accelerator's tensors: there, by NCCL or CUDA IPC and kernels, and by the host.
-"""
+"""Compression of an accelerator's tensors: there, by NCCL or CUDA IPC, and by way of the host."""
 
 from __future__ import annotations
 

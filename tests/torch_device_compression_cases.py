@@ -493,6 +493,7 @@ def blocks_that_do_not_fit(pg: Any) -> None:
             native.compressed_reduce_scatter(backend, x, out, compression, True)
     with pytest.raises(ValueError, match="all_gather: got 1 blocks; give one for each of the"):
         native.compressed_all_gather(backend, x, fewer)
+    native.compressed_reduce_scatter(backend, x, x[:5000], by, True)  # nothing is broken
 
 
 @case

@@ -35,8 +35,8 @@ class DeviceGroup {
   bool progress() { return opening_.load(std::memory_order_relaxed) && open_offers(); }
 
   // Finds out; after introduce(), under the engine's lock. It remains unknown if a rank makes
-  // another collective than `call` meanwhile. `asked`: before any call, which then may be `call`'s
-  // successor on ranks that have the answer.
+  // another collective than `call` meanwhile. `asked`: ahead of the collective with `call`'s
+  // number, to which a rank that has the answer may go on.
   Task meet(Call call, bool asked = false);
 
   // "ipc" or "host": how collectives go; "" while it is not known. From any thread.
