@@ -130,9 +130,8 @@ void add_pipes(Membership& us, const std::vector<int>& local) {
 SingleCopy single_copy_named(const std::string& name) {
   if (name == "auto") return SingleCopy::Auto;
   if (name == "always") return SingleCopy::Always;
-  QUOIT_CHECK(name == "never", UsageError, "QUOIT_SINGLE_COPY=", name,
-              ": this is none of auto, always and never");
-  return SingleCopy::Never;
+  if (name == "never") return SingleCopy::Never;
+  throw UsageError(text("QUOIT_SINGLE_COPY=", name, ": this is none of auto, always and never"));
 }
 
 }  // namespace
