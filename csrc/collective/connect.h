@@ -21,7 +21,8 @@ struct ConnectOptions {
   int mpi_size = 0;         // how many ranks that launcher started
 
   // Fills in what the environment says: QUOIT_TRANSPORT, QUOIT_ALGORITHM, QUOIT_TIMEOUT_S,
-  // QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS, QUOIT_TUNING. Arguments win over the environment.
+  // QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS, QUOIT_TUNING, QUOIT_SINGLE_COPY. Arguments win over
+  // the environment.
   //
   // transport: "shm" refuses several hosts; "mpi" or "tcp" uses that for every pair of ranks,
   // "shm+mpi" or "shm+tcp" between hosts only; "auto" is shm inside a host, and between hosts MPI
@@ -29,6 +30,7 @@ struct ConnectOptions {
   std::string transport = "auto";
   std::string algorithm = "auto";
   std::optional<Costs> costs;  // of the links; the file that QUOIT_TUNING names, or measured
+  SingleCopy single_copy = SingleCopy::Auto;
   TcpOptions tcp;
   static ConnectOptions from_environment();
 };

@@ -36,7 +36,7 @@ Transfer Mailbox::post(int from, Tag tag, Bytes into, Fit fit) {
   return Transfer(posted.receive);
 }
 
-Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
+Arrival& Mailbox::expect(int from, Tag tag, std::size_t size) {
   Arrival& arrival = arrivals_.emplace_back();
   arrival.from = from;
   arrival.tag = tag;
@@ -53,15 +53,29 @@ Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
     }
     ++posted;
   }
-  if (arrival.receive && arrival.receive->error.empty() && size <= arrival.landing.size()) {
+  return arrival;
+}
+
+void Mailbox::land(Arrival& arrival, std::size_t have) {
+  const bool wanted = arrival.receive && arrival.receive->error.empty();
+  if (wanted && arrival.size <= arrival.landing.size()) {
     arrival.into = std::exchange(arrival.landing, {}).data();
-  } else {
-    arrival.buffer.reset(new (std::nothrow) std::byte[size]);
-    if (!arrival.buffer) {
-      arrivals_.pop_back();
-      throw std::bad_alloc();
-    }
+    if (have > 0) copy_bytes(arrival.buffer.get(), arrival.into, have);
+    arrival.buffer.reset();
+  } else if (arrival.into == nullptr) {
+    arrival.buffer.reset(new (std::nothrow) std::byte[arrival.size]);
+    if (!arrival.buffer) throw std::bad_alloc();
     arrival.into = arrival.buffer.get();
+  }
+}
+
+Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
+  Arrival& arrival = expect(from, tag, size);
+  try {
+    land(arrival, 0);
+  } catch (const std::bad_alloc&) {
+    arrivals_.pop_back();
+    throw;
   }
   return arrival;
 }
@@ -71,6 +85,12 @@ void Mailbox::arrived(Arrival& arrival) {
   if (!arrival.receive) return;
   for (auto it = arrivals_.begin(); it != arrivals_.end(); ++it)
     if (&*it == &arrival) return finish(it);
+}
+
+void Mailbox::spoil(Arrival& arrival, std::string why) {
+  arrival.spoiled = std::move(why);
+  if (arrival.receive) arrival.receive->error = arrival.spoiled;
+  arrived(arrival);
 }
 
 void Mailbox::deliver(int from, Tag tag, ConstBytes data) {
@@ -85,6 +105,7 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
   arrival.receive->peer = arrival.from;
   arrival.receive->size = arrival.size;
   arrival.receive->announced = arrival.tag != posted.tag;
+  arrival.receive->error = arrival.spoiled;
   arrival.whole = posted.fit == Fit::Whole || arrival.receive->announced;
   if (arrival.whole) return;
   if (posted.fit == Fit::Any || arrival.size == posted.into.size())
@@ -97,7 +118,7 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
 
 void Mailbox::finish(std::list<Arrival>::iterator arrival) {
   const std::size_t kept = std::min(arrival->size, arrival->landing.size());
-  if (kept > 0 && !arrival->receive->cancelled)
+  if (kept > 0 && arrival->receive->error.empty() && !arrival->receive->cancelled)
     copy_bytes(arrival->buffer.get(), arrival->landing.data(), kept);
   if (arrival->whole) arrival->receive->whole = std::move(arrival->buffer);
   arrival->receive->complete();

@@ -20,6 +20,7 @@ struct Arrival {
   Bytes landing;                             // where a late receive wants it; empty if `into` is it
   std::unique_ptr<std::byte[]> buffer;       // holds it when nobody asked before it came
   bool whole = false;                        // the receive gets the buffer
+  std::string spoiled;                       // why it will never be whole
   bool complete = false;
 };
 
@@ -34,6 +35,15 @@ class Mailbox {
   // is used up only as bytes come.
   [[nodiscard]] Arrival& begin(int from, Tag tag, std::size_t size);
   void arrived(Arrival& arrival);
+
+  // begin() in two steps, for a transport that can let a message wait: matches it; and gives it
+  // memory, where the receive wants it if that is there by now. What `have` bytes of it lie in its
+  // buffer come along. Throws std::bad_alloc.
+  [[nodiscard]] Arrival& expect(int from, Tag tag, std::size_t size);
+  void land(Arrival& arrival, std::size_t have);
+
+  // In place of arrived(): the rest will not come, and its receive fails.
+  void spoil(Arrival& arrival, std::string why);
 
   // A whole message at once.
   void deliver(int from, Tag tag, ConstBytes data);
