@@ -24,8 +24,11 @@ class Trials {
     std::size_t n = 0;
     for (std::size_t way = 0; way < kWays; ++way)
       if (open[way]) ways[n++] = way;
-    for (std::size_t i = 0; i < n; ++i)
-      if (known_[ways[i]].asked < kProbe) return ++known_[ways[i]].asked, ways[i];
+    for (std::size_t i = 0; i < n; ++i) {
+      if (known_[ways[i]].asked == kProbe) continue;
+      ++known_[ways[i]].asked;
+      return ways[i];
+    }
     std::sort(ways.begin(), ways.begin() + static_cast<std::ptrdiff_t>(n),
               [this](std::size_t a, std::size_t b) { return known_[a].cost < known_[b].cost; });
     best_ = ways[0];
@@ -40,16 +43,22 @@ class Trials {
 
   // A call took so long, in whatever unit all of them are told in.
   void record(std::size_t way, double cost) {
-    double& known = known_[way].cost;
-    // Nothing makes a trial shorter than it takes, but a lost core makes it longer: lower figures
-    // are believed at once, higher ones by halves, and twofold at most.
-    known = known == 0 || cost < known ? cost : (known + std::min(cost, 2 * known)) / 2;
+    Known& known = known_[way];
+    // The first ones meet cold caches: the lowest counts. Later an average that follows: a lost
+    // core makes a call long, which says nothing of the way, so twofold is believed at most.
+    if (known.told < kProbe) {
+      known.cost = known.told == 0 ? cost : std::min(known.cost, cost);
+      ++known.told;
+    } else {
+      known.cost += (std::min(cost, 2 * known.cost) - known.cost) / 4;
+    }
   }
 
  private:
   struct Known {
     double cost = 0;
-    unsigned asked = 0;  // for trials
+    unsigned asked = 0;  // for trials: up to kProbe
+    unsigned told = 0;   // how long they took: up to kProbe
   };
 
   std::array<Known, kWays> known_{};
