@@ -8,6 +8,9 @@
 #include <cstdio>
 #include <cstring>
 #include <type_traits>
+#ifdef OPEN_MPI
+#include <mpi-ext.h>
+#endif
 
 #include "transport/mpi_abi.h"
 
@@ -67,6 +70,16 @@ static_assert(offsetof(Abi::Status, error) == offsetof(MPI_Status, MPI_ERROR));
 static_assert(quoit::kMpiTextBytes >= MPI_MAX_ERROR_STRING);
 static_assert(quoit::kMpiTextBytes >= MPI_MAX_LIBRARY_VERSION_STRING);
 static_assert(MPI_SUCCESS == 0);
+
+// Beyond the standard, where the family has it.
+using Extensions = quoit::MpiExtensions;
+static_assert(
+    std::is_same_v<decltype(&MPIX_Query_cuda_support), decltype(Extensions::query_cuda_support)>);
+#ifdef MPIX_GPU_SUPPORT_CUDA
+static_assert(
+    std::is_same_v<decltype(&MPIX_GPU_query_support), decltype(Extensions::gpu_query_support)>);
+static_assert(Extensions::kCuda == MPIX_GPU_SUPPORT_CUDA);
+#endif
 
 int differences = 0;
 int functions = 0;

@@ -96,9 +96,10 @@ Result cuMemFreeHost(void* data) {
 Result cuMemcpyAsync(unsigned long long to, unsigned long long from, size_t bytes, void* handle) {
   if (const Result result = in_context("cuMemcpyAsync")) return result;
   fake::Stream* stream = stream_of(handle);
-  const bool up = is_pinned(from, bytes);
-  const fake::Block* block = fake::find_block(up ? to : from, bytes);
-  if (block == nullptr || !(up || is_pinned(to, bytes))) return kInvalidValue;
+  const auto known = [bytes](uintptr_t at) {
+    return is_pinned(at, bytes) || fake::find_block(at, bytes) != nullptr || is_mapped(at, bytes);
+  };
+  if (!known(from) || !known(to)) return kInvalidValue;
   if (stream->device != current.back()->device) return kInvalidHandle;
   stream->enqueue_late([to, from, bytes] {
     std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);

@@ -71,6 +71,7 @@ struct Event {
 void share(Event& event);
 void record_shared(Event& event, fake::Stream& stream);
 void wait_for_shared(const Event& event, fake::Stream& stream);
+bool is_mapped(uintptr_t address, size_t bytes);  // of cuMemAlloc, or of another process
 
 // Leaked, as all that threads of streams may still touch.
 struct State {
