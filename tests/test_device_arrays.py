@@ -14,6 +14,7 @@ import pytest
 
 import device_array_cases
 import device_ipc_cases
+import device_mpi_cases
 import fake_cuda
 from conftest import Outcome
 from device_array_cases import COUNTS, mine
@@ -42,6 +43,22 @@ SLOW_IPC_WORLDS = [
 
 @pytest.mark.parametrize(("world", "case"), played(device_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS))
 def test_device_arrays_by_ipc(world: World, case: str, outcome: Outcome) -> None:
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
+
+
+MPI_WORLDS = [World("mpich", "ab"), World("openmpi", "aab")]
+SLOW_MPI_WORLDS = [
+    World("mpich", "abc", algorithm="ring"),
+    World("openmpi", "abcde", algorithm="doubling"),
+    World("mpich", "abcde", algorithm="halving"),
+    World("openmpi", "abc"),
+    World("mpich", "aabb"),
+]
+
+
+@pytest.mark.parametrize(("world", "case"), played(device_mpi_cases, MPI_WORLDS, SLOW_MPI_WORLDS))
+def test_device_arrays_over_mpi(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)
 

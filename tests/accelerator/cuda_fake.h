@@ -87,6 +87,7 @@ struct State {
   std::string failing;  // a function
   Result result = kSuccess;
   int peer_access = 1;
+  std::atomic<long> host_copies{0};
 };
 State& state() {
   static auto* one = new State;
