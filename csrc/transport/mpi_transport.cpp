@@ -92,7 +92,7 @@ bool MpiTransport<Abi>::progress() {
   try {
     check_running();
     bool moved = finish_some();
-    moved |= take_held(/*all=*/false);
+    moved |= take_held();
     return take_arrivals() || moved;
   } catch (const std::exception& error) {
     fail(error.what());
@@ -191,13 +191,13 @@ void MpiTransport<Abi>::take(Message message, const Status& status) {
     receive(message, &arrival, size);
 }
 
-// Begins to receive what was held and is wanted now, or all of it.
+// Begins to receive what was held and is wanted now, or, as MPI would wait for it, all in the end.
 template <class Abi>
-bool MpiTransport<Abi>::take_held(bool all) {
+bool MpiTransport<Abi>::take_held() {
   if (held_.empty()) return false;
   std::vector<Held> now;
   std::erase_if(held_, [&](const Held& one) {
-    if (!all && !one.arrival->wanted()) return false;
+    if (!leaving_ && !one.arrival->wanted()) return false;
     now.push_back(one);
     return true;
   });
@@ -258,7 +258,7 @@ void MpiTransport<Abi>::keep_for_mpi(const Purpose& purpose) {
 template <class Abi>
 bool MpiTransport<Abi>::leave() {
   const Deadline deadline = Deadline::after(kLeaving);
-  take_held(/*all=*/true);  // MPI would wait for it
+  leaving_ = true;
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
     start({}, [&](Request* request) {
@@ -267,7 +267,7 @@ bool MpiTransport<Abi>::leave() {
   }
   while (!failure_ && !deadline.passed()) {
     if (progress()) continue;
-    if (requests_.empty() && farewells_ == size_ - 1) return true;
+    if (requests_.empty() && held_.empty() && farewells_ == size_ - 1) return true;
     std::this_thread::yield();
   }
   return false;
@@ -284,7 +284,7 @@ MpiTransport<Abi>::~MpiTransport() {
   } catch (const std::exception&) {
     mpi_.abandon();
   }
-  if (requests_.empty()) return;
+  if (requests_.empty() && held_.empty()) return;
   mpi_.abandon();
   for (const Purpose& purpose : purposes_) keep_for_mpi(purpose);
 }

@@ -49,7 +49,7 @@ class MpiTransport final : public Transport {
   void start(Purpose purpose, Begin begin);
   bool finish_some();
   bool take_arrivals();
-  bool take_held(bool all);
+  bool take_held();
   void take(Message message, const Status& status);
   void receive(Message message, Arrival* arrival, std::size_t bytes);
   void settle(const Purpose& purpose);
@@ -69,6 +69,7 @@ class MpiTransport final : public Transport {
   std::vector<Held> held_;         // in order of arrival
   std::vector<int> finished_;      // scratch of finish_some
   std::vector<Status> statuses_;   // scratch of finish_some
+  bool leaving_ = false;           // nothing is held any more
   int farewells_ = 0;              // heard from other members
   std::optional<std::string> failure_;
 };
