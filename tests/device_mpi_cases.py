@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,13 +29,15 @@ from fake_cuda import Cupy, delay, new_stream
 from quoit import Communicator, TransportError, UsageError
 from stage import Job
 
-MOST_OWN = 6  # pieces of memory of the device: of this group, and of one that was just left
 LONG_S = 0.02  # of each kernel and copy, where a case is about the order of streams
+
+# Those about copies to the host and back.
+_OF_STAGING = ("what_the_driver_fails_with", "arrays_that_are_forgotten")
 
 CASES: dict[str, Case] = {
     name: played
     for name, played in device_array_cases.CASES.items()
-    if name != "what_the_driver_fails_with"  # of copies to the host
+    if name not in _OF_STAGING
 }
 for _name in OF_ANY_WORLD:
     CASES[f"any_{_name}"] = functools.partial(on_device, played=cases.CASES[_name])
@@ -192,7 +196,34 @@ def calls_one_after_another(comm: Communicator) -> None:
 
 
 @case
+def arrays_that_are_forgotten(comm: Communicator) -> None:
+    """They live until nothing uses them any more, also when nobody waits, and no longer."""
+    count = 100_003
+    outs, kept = [], []
+    with delay(SLOW_S / 2):
+        for k in range(3):
+            array, out = Cupy(mine(count, comm.rank + k), new_stream()), zeros(count)
+            of(comm).all_reduce(array, out=out, async_op=True)
+            outs.append(out)
+            kept.append(weakref.ref(array))
+            del array
+            gc.collect()
+            Cupy(np.full(count, -1, np.float32))  # in the memory that was freed, if it was
+        last = Cupy(mine(9, comm.rank))
+        of(comm).all_reduce(last)  # comes after them all
+        check(last, total(comm, 9))
+        for k, out in enumerate(outs):
+            check(out, np.add.reduce([mine(count, r + k) for r in range(comm.size)]), k)
+    deadline = time.monotonic() + cases.CASE_S
+    while any(one() is not None for one in kept):
+        assert time.monotonic() < deadline, "an array was kept for good"
+        device_array_cases.a_call_to_itself(comm)
+
+
+@case
 def several_groups(comm: Communicator) -> None:
+    play_collectives(comm, 1000)
+    most = fake_cuda.library().fake_cuda_own_memories() + 2  # pieces, and those of one more group
     for turn in range(2):
         with another(comm) as other, delay(LONG_S / 4):
             works = []
@@ -211,7 +242,7 @@ def several_groups(comm: Communicator) -> None:
         assert time.monotonic() < deadline, "memory of closed groups was kept"
         with another(comm) as other:
             of(other).all_reduce(Cupy(mine(3, comm.rank)))
-        kept[0] = fake_cuda.library().fake_cuda_own_memories() > MOST_OWN
+        kept[0] = fake_cuda.library().fake_cuda_own_memories() > most
         comm.all_reduce(kept, "MAX")
 
 

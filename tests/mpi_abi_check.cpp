@@ -71,13 +71,17 @@ static_assert(quoit::kMpiTextBytes >= MPI_MAX_ERROR_STRING);
 static_assert(quoit::kMpiTextBytes >= MPI_MAX_LIBRARY_VERSION_STRING);
 static_assert(MPI_SUCCESS == 0);
 
-// Beyond the standard, where the family has it.
+// Beyond the standard, where the header has it.
 using Extensions = quoit::MpiExtensions;
+template <class Header, class Ours>
+constexpr bool kSameType = std::is_same_v<Header, Ours>;
+#if defined(OPEN_MPI) || defined(MPIX_GPU_SUPPORT_CUDA)
 static_assert(
-    std::is_same_v<decltype(&MPIX_Query_cuda_support), decltype(Extensions::query_cuda_support)>);
+    kSameType<decltype(&MPIX_Query_cuda_support), decltype(Extensions::query_cuda_support)>);
+#endif
 #ifdef MPIX_GPU_SUPPORT_CUDA
 static_assert(
-    std::is_same_v<decltype(&MPIX_GPU_query_support), decltype(Extensions::gpu_query_support)>);
+    kSameType<decltype(&MPIX_GPU_query_support), decltype(Extensions::gpu_query_support)>);
 static_assert(Extensions::kCuda == MPIX_GPU_SUPPORT_CUDA);
 #endif
 
