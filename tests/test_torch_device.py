@@ -1,4 +1,4 @@
-"""Tensors of an accelerator: by way of the host, over all transports, by CUDA IPC, by an MPI, and by NCCL.
+"""Tensors of an accelerator: by way of the host over all transports, by CUDA IPC, MPI and NCCL.
 
 The accelerator is that of tests/accelerator, and so are NCCL and CUDA's driver.
 """
