@@ -194,6 +194,23 @@ def calls_one_after_another(comm: Communicator) -> None:
 
 
 @case
+def what_one_call_leaves_to_the_next(comm: Communicator) -> None:
+    """A copy that is still in the stream comes before what MPI writes there."""
+    last = comm.size - 1
+    for count in (9, 100_003):
+        outs = [zeros(count, stream=new_stream()) for _ in range(comm.size)]
+        given = Cupy(mine(count, comm.rank + 1), new_stream())
+        of(comm).all_reduce(zeros(3))
+        with delay(LONG_S * 5):
+            first = of(comm).gather(given, outs if comm.rank == 0 else None, 0, async_op=True)
+            target = given if comm.rank == last else outs[0]
+            second = of(comm).broadcast(target, last, async_op=True)
+            second.wait()
+            first.wait()
+        check(target, mine(count, last + 1), count)
+
+
+@case
 def arrays_that_are_forgotten(comm: Communicator) -> None:
     """They live until nothing uses them any more, also when nobody waits, and no longer."""
     count = 100_003
@@ -247,15 +264,15 @@ def several_groups(comm: Communicator) -> None:
 @case
 def left_while_the_device_works(comm: Communicator) -> None:
     """No memory goes that the device still reads."""
-    for _ in range(2):
+    for count in (1000, 100_000):
         with another(comm) as other:
             of(other).all_reduce(Cupy(mine(3, comm.rank)))
             comm.barrier()
             with delay(0.15 if comm.rank > 0 else 0):
-                array = Cupy(mine(100_000, comm.rank), new_stream())
+                array = Cupy(mine(count, comm.rank), new_stream())
                 of(other).all_reduce(array)
         del other
-        check(array, total(comm, 100_000))
+        check(array, total(comm, count))
 
 
 def _far(comm: Communicator) -> list[int]:
