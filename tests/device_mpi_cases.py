@@ -468,10 +468,12 @@ def mismatch_of_devices_calls(comm: Communicator) -> None:
     """All ranks say so, of small calls and large ones."""
     for count in (8, 1_000_003):
         with another(comm) as other:
+            of(other).all_reduce(zeros(3))  # links are measured, and calls compared, before it
             array = Cupy(mine(count, comm.rank))
             with pytest.raises((UsageError, TransportError), match="ranks disagree"):
                 of(other).all_reduce(array, "MAX" if comm.rank == 0 else "SUM")
         with another(comm) as other:
+            of(other).all_reduce(zeros(3))
             values = mine(count, comm.rank)
             with pytest.raises((UsageError, TransportError), match="accelerator, whose memory MPI"):
                 of(other).all_reduce(Cupy(values) if comm.rank == 0 else values)
