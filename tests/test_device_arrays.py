@@ -59,7 +59,18 @@ SLOW_MPI_WORLDS = [
 ]
 
 
-@pytest.mark.parametrize(("world", "case"), played(device_mpi_cases, MPI_WORLDS, SLOW_MPI_WORLDS))
+# Those that other ways play, too.
+SLOW_MPI_CASES = [
+    name
+    for name in device_mpi_cases.CASES
+    if name.startswith("any_") or device_mpi_cases.CASES[name] is device_array_cases.CASES.get(name)
+]
+
+
+@pytest.mark.parametrize(
+    ("world", "case"),
+    played(device_mpi_cases, MPI_WORLDS, SLOW_MPI_WORLDS, SLOW_MPI_CASES),
+)
 def test_device_arrays_over_mpi(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)

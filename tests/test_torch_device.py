@@ -66,7 +66,8 @@ SLOW_MPI_WORLDS = [World("mpich", "aab"), World("mpich", "ab"), World("openmpi",
 
 
 @pytest.mark.parametrize(
-    ("world", "case"), played(torch_mpi_device_cases, MPI_WORLDS, SLOW_MPI_WORLDS)
+    ("world", "case"),
+    played(torch_mpi_device_cases, MPI_WORLDS, SLOW_MPI_WORLDS, torch_device_cases.CASES),
 )
 def test_torch_over_mpi(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
