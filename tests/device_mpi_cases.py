@@ -472,11 +472,13 @@ def mismatch_of_devices_calls(comm: Communicator) -> None:
             array = Cupy(mine(count, comm.rank))
             with pytest.raises((UsageError, TransportError), match="ranks disagree"):
                 of(other).all_reduce(array, "MAX" if comm.rank == 0 else "SUM")
+            comm.barrier()  # all have heard before somebody leaves
         with another(comm) as other:
             of(other).all_reduce(zeros(3))
             values = mine(count, comm.rank)
             with pytest.raises((UsageError, TransportError), match="accelerator, whose memory MPI"):
                 of(other).all_reduce(Cupy(values) if comm.rank == 0 else values)
+            comm.barrier()
 
 
 @case
@@ -495,7 +497,7 @@ def what_the_driver_fails_with(comm: Communicator) -> None:
                 pytest.raises(TransportError, match=rf"{function}.* failed: {name}"),
             ):
                 of(other).all_reduce(array, out=zeros(300_000))
-        comm.barrier()
+            comm.barrier()
 
 
 def _without_end(comm: Communicator, array: Cupy) -> None:
