@@ -1,9 +1,9 @@
 """A rank that compresses tensors of the test accelerator until another is killed.
 
-    compressing_rank.py FOLDER RANK SIZE
+    compressing_rank.py FOLDER RANK SIZE nccl|ipc
 
-Rank 1 kills itself in the middle. The others report what they noticed and how long it took, as one
-line of JSON; see test_torch_device_compression.py.
+Encoded bytes go by NCCL or by CUDA IPC. Rank 1 kills itself in the middle. The others report what
+they noticed and how long it took, as one line of JSON; see test_torch_device_compression.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 import accelerator
 import quoit
+from quoit import compression_calls
 
 VICTIM = 1
 TIMEOUT_S = 3.0
@@ -29,8 +30,10 @@ TIMEOUT_S = 3.0
 def main() -> None:
     folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     accelerator.install()
-    os.environ["QUOIT_NCCL"] = str(accelerator.NCCL_LIBRARY)
+    by_nccl = sys.argv[4] == "nccl"
+    os.environ["QUOIT_NCCL"] = str(accelerator.NCCL_LIBRARY) if by_nccl else "off"
     os.environ["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
+    os.environ["QUOIT_CUDA_DRIVER"] = str(accelerator.DRIVER_LIBRARY)
     dist.Backend.backend_capability["quoit"] = ["cpu", accelerator.NAME]
     store = dist.FileStore(str(folder / "store"), size)
     dist.init_process_group(
@@ -39,6 +42,7 @@ def main() -> None:
     began = time.monotonic()
     with accelerator.kernels():
         residual = torch.zeros(50_000, device=accelerator.NAME)
+        assert compression_calls.home_of(residual.device) == residual.device
         try:
             for loop in range(1_000_000):
                 if rank == VICTIM and loop == 20:

@@ -1,4 +1,4 @@
-"""Compression of an accelerator's tensors: there, by NCCL and kernels, and by way of the host."""
+"""Compression of an accelerator's tensors: there, by NCCL or CUDA IPC, and by way of the host."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from worlds import World, played
 with warnings.catch_warnings():  # torch's own, about torch.jit
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch_device_compression_cases
+    import torch_ipc_compression_cases
     import torch_staged_compression_cases
 
 
@@ -39,13 +40,30 @@ def test_torch_device_compression(world: World, case: str, outcome: Outcome) -> 
         pytest.fail(wrong, pytrace=False)
 
 
-def test_a_rank_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("world", "case"),
+    played(
+        torch_ipc_compression_cases,
+        [World("processes", "aa")],
+        [World("processes", "a"), World("processes", "aaa"), World("processes", "aaaa")],
+    ),
+)
+def test_torch_ipc_compression(world: World, case: str, outcome: Outcome) -> None:
+    accelerator.build()
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
+
+
+@pytest.mark.parametrize("way", ["nccl", "ipc"])
+def test_a_rank_is_killed(way: str, tmp_path: Path) -> None:
     """The others raise within their timeout; none hangs, or ends with wrong numbers."""
     accelerator.build()
     script = Path(__file__).with_name("compressing_rank.py")
     ranks = [
         subprocess.Popen(
-            [sys.executable, script, tmp_path, str(rank), "3"], stdout=subprocess.PIPE, text=True
+            [sys.executable, script, tmp_path, str(rank), "3", way],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in range(3)
     ]

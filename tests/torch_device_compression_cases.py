@@ -80,6 +80,10 @@ def _pair() -> tuple[Any, Any]:
     return dist.new_group(), dist.new_group()
 
 
+def _home() -> torch.device:
+    return torch.device(tested_device.NAME, 0)
+
+
 def _launches() -> int:
     return int(accelerator.kernels_library().fake_kernel_launches()) if tested_device.FAKE else 0
 
@@ -424,6 +428,156 @@ def the_demo_gpt(pg: Any) -> None:
         assert losses[-1] < losses[0] - 0.5, losses
         on_cpu._same_everywhere(pg, *(p.detach() for p in model.parameters()))
         assert state.report().ratio > 1.5
+
+
+def _blocks(counts: list[int], codec: str, lost: Tensor | None, report: Any) -> Any:
+    native = quoit._build.load_c10d()
+    kept = [None] * len(counts) if lost is None else list(lost.split(counts))
+    parts = [native.Part(count, codec, one) for count, one in zip(counts, kept, strict=True)]
+    return native.Compression(parts, report)
+
+
+@case
+@by_nccl
+def blocks_of_different_sizes(pg: Any) -> None:
+    """Summed into other memory and in place, and handed round; none, and more than a slot."""
+    rank, n = dist.get_rank(pg), dist.get_world_size(pg)
+    here, there = _pair()
+    native = quoit._build.load_c10d()
+    for codec, unit in (("bf16", 100), ("int4", 4099), ("bf16(stochastic)", (9 << 20) // n)):
+        counts = [unit * (2 * r % 5) for r in range(n)]  # the first has none
+        count, mine = sum(counts), slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        seen: list[list[Tensor]] = []
+        for device, one in (("cpu", here), (tested_device.NAME, there)):
+            backend = compression_calls.native_backend(one)
+            lost = torch.zeros(count, device=device)
+            tensors, report = [lost], native.CompressionReport()
+            for step in range(3):
+                x = _given(count, 10 * step + rank).to(device)
+                inside = step == 2
+                out = x[mine] if inside else torch.zeros(counts[rank], device=device)
+                by = _blocks(counts, codec, lost, report)
+                work = native.compressed_reduce_scatter(
+                    backend, x, out, by, mean=step == 1, async_op=step == 0
+                )
+                if work is not None:
+                    assert work.get_future().wait()[0].data_ptr() == out.data_ptr()
+                whole = torch.zeros(count, device=device)
+                whole[mine] = out
+                by = _blocks(counts, codec, None, report)
+                work = native.compressed_all_gather(backend, whole, by, async_op=step == 0)
+                if work is not None:
+                    work.wait()
+                tensors += [out.clone(), whole]
+            tensors.append(torch.tensor([report.calls, report.plain_bytes, report.sent_bytes]))
+            seen.append([t.cpu() for t in tensors])
+        for i, (wanted, got) in enumerate(zip(*seen, strict=True)):
+            assert torch.equal(wanted, got), (codec, i, wanted, got)
+
+
+@case
+@of_several
+def blocks_that_do_not_fit(pg: Any) -> None:
+    """Are refused, as on the CPU, before anything is sent."""
+    n, native = dist.get_world_size(pg), quoit._build.load_c10d()
+    backend = compression_calls.native_backend(pg)
+    x, report = torch.zeros(5000 * n, device=_home()), native.CompressionReport()
+    by, fewer = (_blocks([5000 * n // k] * k, "int8", None, report) for k in (n, 1))
+    matrix, _, _ = _matrix(50, 100 * n, tested_device.NAME)
+    for message, compression, out in (
+        ("got 1 blocks; give one for each of the", fewer, x[:5000]),
+        ("block . of the input is float32.5000., the output float32.4999.", by, x[:4999]),
+        ("got 1 blocks; give one for each of the", matrix, x[:5000]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            native.compressed_reduce_scatter(backend, x, out, compression, True)
+    with pytest.raises(ValueError, match="all_gather: got 1 blocks; give one for each of the"):
+        native.compressed_all_gather(backend, x, fewer)
+    native.compressed_reduce_scatter(backend, x, x[:5000], by, True)  # nothing is broken
+
+
+@case
+@by_nccl
+def forgotten_at_once(pg: Any) -> None:
+    """What a call works on is not given to others before, residuals and memory of its own too."""
+    rank = dist.get_rank(pg)
+    here, there = _pair()
+    outs, wanted = [], []
+    with tested_device.delay(0.01):
+        for step in range(4):
+            x = _given(30000, 10 * step + rank)
+            lost = _given(30000, 100 + step)
+            y, lost_there = x.to(_home()), lost.to(_home())
+            kept = torch.zeros(30000, device=_home())
+            quoit.all_reduce(
+                y, dist.ReduceOp.AVG, there, True, codec=quoit.Int4(), residual=lost_there
+            )
+            del lost_there
+            for _ in range(3):
+                torch.full((30000,), -1.0, device=_home())  # in the memory that was freed, if so
+            quoit.all_reduce(x, dist.ReduceOp.AVG, here, codec=quoit.Int4(), residual=lost)
+            outs.append((y, kept))
+            wanted.append(x)
+        dist.all_reduce(torch.ones(3, device=_home()), group=there)  # comes after them all
+        for (y, kept), x in zip(outs, wanted, strict=True):
+            _same(y, x)
+            assert not kept.cpu().any()
+
+
+@case
+@by_nccl
+def replicas_compared_on_the_way(pg: Any) -> None:
+    """Which changes no bit, although the codec rounds at random by the numbers of calls."""
+    here, there = _pair()
+    seen = []
+    for device, one in (("cpu", here), (tested_device.NAME, there)):
+        model = on_cpu.Linear().to(device)
+        ddp = DistributedDataParallel(model, process_group=one, bucket_cap_mb=0.05)
+        quoit.compress(ddp, quoit.Bf16(stochastic=True), check_every=2)
+        on_cpu.DEVICE = device
+        gradients = []
+        for step in range(5):
+            ddp.zero_grad()
+            ddp(on_cpu._gradients(step, dist.get_rank(pg))).backward()
+            gradients += [p.grad.cpu() for p in model.parameters()]
+        on_cpu.DEVICE = tested_device.NAME
+        seen.append(gradients)
+    for one, other in zip(*seen, strict=True):
+        assert torch.equal(one, other)
+
+
+def _matrix(rows: int, cols: int, device: str) -> tuple[Any, list[Tensor], Tensor]:
+    """A compression of one low-rank part, what it keeps on the device, and its turn."""
+    native = quoit._build.load_c10d()
+    kept = [torch.zeros(rows * cols), torch.zeros(2 * rows), _given(2 * cols, 3)]
+    kept = [each.to(device) for each in kept]
+    turn = torch.zeros(1, dtype=torch.int64)
+    part = native.Part(rows * cols, LowRank(2).name, kept[0], rows, cols, *kept[1:], turn)
+    return native.Compression([part], native.CompressionReport()), kept, turn
+
+
+@case
+@by_nccl
+def turns_of_calls_in_flight(pg: Any) -> None:
+    """A factor travels in turns also where one call is made before another is over."""
+    rank = dist.get_rank(pg)
+    here, there = _pair()
+    native = quoit._build.load_c10d()
+    rows, cols = 120, 300
+    seen = []
+    for device, one in (("cpu", here), (tested_device.NAME, there)):
+        by, kept, turn = _matrix(rows, cols, device)
+        given = [_given(rows * cols, 10 * step + rank).to(device) for step in range(5)]
+        backend = compression_calls.native_backend(one)
+        with tested_device.delay(0.002):
+            works = [
+                native.compressed_all_reduce(backend, x, by, True, async_op=True) for x in given
+            ]
+            for work in works:
+                work.wait()
+        seen.append([t.cpu() for t in (*given, *kept, turn)])
+    for i, (wanted, got) in enumerate(zip(*seen, strict=True)):
+        assert torch.equal(wanted, got), i
 
 
 def captured_in_graphs(pg: Any) -> None:

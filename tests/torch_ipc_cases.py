@@ -29,7 +29,7 @@ from torch_device_cases import SLOW_S, check, mine, on_device, ranks, total
 # The deadline of copies to the host, which this way has none of; and what makes no collective here.
 _OF_STAGING = {"device_that_does_not_come"}
 _NOT_BY_IPC = {
-    *("compressed_all_reduce", "ranks_that_differ_in_device", "devices_that_differ_in_a_call"),
+    *("ranks_that_differ_in_device", "devices_that_differ_in_a_call"),
     *("messages", "pipeline"),
 }
 

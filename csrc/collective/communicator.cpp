@@ -27,6 +27,7 @@ Communicator::Communicator(Engine& engine, Membership membership)
       us_.algorithm != Algorithm::Direct || shape_.hosts == 1, UsageError,
       "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");
   board().use(engine_.arena());
+  static_cast<void>(us_.segment->peers().usable());  // tells the others what this rank can read
   engine_.join(*this);
 }
 

@@ -50,6 +50,10 @@ struct CallOptions {
   std::shared_ptr<Staging> staging;
   // Beside it, where the memory may be CUDA's: for what the ranks can do without the host's.
   std::shared_ptr<DeviceOrder> device;
+  // Beside that, of a compressed collective, which then may do without the host, too, so what its
+  // parts keep lies where device_obstacle() says: memory for it. Used before the call returns. A
+  // fingerprint is then left to the caller, and compare().
+  DeviceRoom room;
 };
 
 class Communicator final : public Group {
@@ -77,6 +81,11 @@ class Communicator final : public Group {
   [[nodiscard]] std::string_view device_route() {
     return over_.reach() == DeviceReach::None ? devices_.route() : over_.route();
   }
+
+  // Why compressed collectives on memory of this device go by way of the host, where what their
+  // parts keep must then be; empty: they go without it. Collective when it is first asked, unless a
+  // collective has gone before on such memory; then the same on all ranks.
+  std::string device_obstacle(const DeviceOrder& order);
 
   // `in` and `out` may be the same memory everywhere. Throws UsageError at once for what this rank
   // alone can see to be wrong; what only the ranks together can see fails the handle, on all of
@@ -125,6 +134,10 @@ class Communicator final : public Group {
   // they decode.
   Handle compressed_all_gather(View data, std::shared_ptr<const Compression> how,
                                CompressionTerms terms, CallOptions options = {});
+
+  // Compares what ranks hold after a compressed collective, of which it is a part: it has no number
+  // of its own.
+  Handle compare(const ReplicaClaim& claim, CallOptions options = {});
 
   // Measures what the links of the group cost, `passes` times over, and goes by that from now on.
   // Collective; costs() is the result once the handle is done.
@@ -211,6 +224,7 @@ class Communicator final : public Group {
   [[nodiscard]] Task scatter_compressed(Call call, View mine, View out, std::vector<Tile> tiles,
                                         Compressor by);
   [[nodiscard]] Task gather_compressed(Call call, std::vector<Tile> tiles, Compressor by);
+  [[nodiscard]] Task compared(Call call, ReplicaClaim claim);
   [[nodiscard]] Compressor compressor(std::shared_ptr<const Compression> how,
                                       const CompressionTerms& terms, std::size_t plain_bytes) const;
   [[nodiscard]] Board& board() { return us_.segment->board(); }

@@ -4,8 +4,6 @@
 #include <array>
 #include <optional>
 
-#include "core/hash.h"
-
 namespace quoit {
 namespace {
 
@@ -302,8 +300,7 @@ void ReplicaClaim::check(const ReplicaClaim& theirs, int rank) const {
               "the start, and has every rank made the same steps since?");
 }
 
-Task compare_replicas(Network& net, Ring ring, View data, std::uint64_t fingerprint) {
-  const ReplicaClaim mine{hash_of(data.raw()), fingerprint};
+Task compare_replicas(Network& net, Ring ring, ReplicaClaim mine) {
   // At distances that double, as calls are compared before a rooted collective: nobody is done
   // before everybody was found alike.
   for (int distance = 1; distance < ring.size(); distance *= 2) {

@@ -112,15 +112,15 @@ Task hierarchical_sra(Board& board, Network& net, Lanes lanes, Call call, std::v
 
 // What a rank holds when all is done.
 struct ReplicaClaim {
-  std::uint64_t result;
+  std::uint64_t result;  // a hash of its bytes
   std::uint64_t fingerprint;
 
   // Throws Error where that rank holds something else.
   void check(const ReplicaClaim& theirs, int rank) const;
 };
 
-// Whether every rank of the ring holds the same bytes and fingerprint; where one does not, the
-// collective fails on all of them (Error).
-Task compare_replicas(Network& net, Ring ring, View data, std::uint64_t fingerprint);
+// Whether every rank of the ring holds the same; where one does not, the collective fails on all of
+// them (Error).
+Task compare_replicas(Network& net, Ring ring, ReplicaClaim mine);
 
 }  // namespace quoit

@@ -1,5 +1,7 @@
 // The compressed collectives of a communicator.
 #include "collective/communicator.h"
+#include "collective/device_compressed.h"
+#include "collective/device_factored.h"
 #include "collective/factored.h"
 #include "compress/factoring.h"
 #include "core/copy.h"
@@ -34,6 +36,13 @@ std::vector<TileRange> in_ring_order(const std::vector<TileRange>& by_rank, cons
   std::vector<TileRange> ranges;
   for (const int rank : ring.ranks) ranges.push_back(by_rank[static_cast<std::size_t>(rank)]);
   return ranges;
+}
+
+// Then what was summed in place goes where it shall be.
+Task over_lane_into(DeviceLane& lane, Call call, std::shared_ptr<CompressionReport> report,
+                    std::function<Task(DeviceRun&)> work, View sum, View out) {
+  co_await over_lane(lane, call, std::move(report), std::move(work));
+  lane.copy(sum.data, out.data, out.bytes());
 }
 
 // The same tiles of a copy of the buffer.
@@ -104,13 +113,21 @@ Communicator::Handle Communicator::compressed_all_reduce(View data,
                                                          Reduction reduction, CallOptions options) {
   check_mean_or_sum(reduction.op);
   std::vector<Tile> tiles = cut_into_tiles(data, how->parts());
-  const Call call = next_call(Op::CompressedAllReduce, data.dtype, data.count, -1, reduction.op);
+  Call call = next_call(Op::CompressedAllReduce, data.dtype, data.count, -1, reduction.op);
+  if (options.room) call.blocks = digest_now(*how);
+  DeviceLane* const lane = options.room ? lane_for(call, options) : nullptr;
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
   const auto n = static_cast<std::size_t>(size());
   Compressor by = compressor(std::move(how), terms, 2 * data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
   by.terms.seed += call.sequence;
+  if (lane != nullptr) {
+    const auto sum = std::make_shared<const DeviceAllReduce>(data, by.how, by.terms, rank(), size(),
+                                                             options.room);
+    const auto work = [sum, seed = by.terms.seed](DeviceRun& on) { return sum->run(seed, on); };
+    return launch(call, options, *lane, over_lane(*lane, call, by.report, work));
+  }
   auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,
                                                                       const Piece& piece) mutable {
     return reduce_compressed(call, piece(data), moved(std::move(tiles), data, piece(data)),
@@ -133,7 +150,18 @@ Task Communicator::reduce_compressed(Call call, View data, std::vector<Tile> til
                : sra_all_reduce(*us_.network, ring_, std::move(some), by);
   };
   co_await all_reduce_with_factors(data, std::move(tiles), by, sum);
-  if (fingerprint) co_await compare_replicas(*us_.network, ring_, data, *fingerprint);
+  if (fingerprint)
+    co_await compare_replicas(*us_.network, ring_, {hash_of(data.raw()), *fingerprint});
+}
+
+Communicator::Handle Communicator::compare(const ReplicaClaim& claim, CallOptions options) {
+  const Call call{sizeof claim, sequence_, -1, Op::CompressedAllReduce, DType::UInt8};
+  return start(call, compared(call, claim), options);
+}
+
+Task Communicator::compared(Call call, ReplicaClaim claim) {
+  co_await greeting(call);
+  co_await compare_replicas(*us_.network, ring_, claim);
 }
 
 Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out,
@@ -152,6 +180,14 @@ Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out
   Compressor by = compressor(std::move(how), terms, data.bytes() * (n - 1) / n);
   by.terms = terms_of(terms, reduction, size());
   by.terms.seed += call.sequence;
+  if (DeviceLane* const lane = options.room ? lane_for(call, options) : nullptr) {
+    const auto sra =
+        std::make_shared<const DeviceSra>(tiles, blocks_of(*by.how), SraStages::Scatter, rank());
+    const auto work = [sra, terms = by.terms, room = options.room(sra->room(), false)](
+                          DeviceRun& on) { return sra->run(room, terms, on); };
+    return launch(call, options, *lane,
+                  over_lane_into(*lane, call, by.report, work, data.at(mine), out));
+  }
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{data}, {out}}; });
   auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,
@@ -186,6 +222,13 @@ Communicator::Handle Communicator::compressed_all_gather(View data,
   Compressor by = compressor(std::move(how), terms,
                              mine * size_of(data.dtype) * (static_cast<std::size_t>(size()) - 1));
   by.terms.seed = terms.seed + call.sequence;
+  if (DeviceLane* const lane = options.room ? lane_for(call, options) : nullptr) {
+    const auto sra =
+        std::make_shared<const DeviceSra>(tiles, blocks_of(*by.how), SraStages::Gather, rank());
+    const auto work = [sra, terms = by.terms, room = options.room(sra->room(), false)](
+                          DeviceRun& on) { return sra->run(room, terms, on); };
+    return launch(call, options, *lane, over_lane(*lane, call, by.report, work));
+  }
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{data}, {data}}; });
   auto make = [=, this, tiles = std::move(tiles), by = std::move(by)](const Call& call,

@@ -162,6 +162,13 @@ void add_pipes(Membership& us, const std::vector<int>& local) {
       std::make_unique<ShmTransport>(us.segment->pipes(), us.rank, us.network->mailbox()), local);
 }
 
+SingleCopy single_copy_named(const std::string& name) {
+  if (name == "auto") return SingleCopy::Auto;
+  if (name == "always") return SingleCopy::Always;
+  if (name == "never") return SingleCopy::Never;
+  throw UsageError(text("QUOIT_SINGLE_COPY=", name, ": this is none of auto, always and never"));
+}
+
 }  // namespace
 
 ConnectOptions ConnectOptions::from_environment() {
@@ -174,6 +181,7 @@ ConnectOptions ConnectOptions::from_environment() {
   options.tcp.ports = env::read("QUOIT_PORTS").value_or("");
   if (const auto streams = env::read_number("QUOIT_STREAMS"))
     options.tcp.streams = static_cast<int>(*streams);
+  options.single_copy = single_copy_named(env::read("QUOIT_SINGLE_COPY").value_or("auto"));
   if (const auto path = env::read("QUOIT_TUNING")) options.costs = read_costs(*path);
   return options;
 }
@@ -205,6 +213,7 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   }
   us.host_of = number_hosts(identities);
   HostSegment::Members members = members_of(us.host_of, rank);
+  members.single_copy = options.single_copy;
   const bool several_hosts = members.ranks.size() < cards.size();
   QUOIT_CHECK(!several_hosts || means.between != Means::Nothing, UnavailableError,
               "QUOIT_TRANSPORT=shm, but the ranks are on several hosts (", us.host_names.front(),
@@ -303,6 +312,7 @@ std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts,
                       all_ranks(hosts.size()));
     }
     HostSegment::Members members = members_of(host_of, us.rank);
+    members.single_copy = options.single_copy;
     for (const int member : members.ranks)
       members.bells.push_back(bells[static_cast<std::size_t>(member)]);
     auto& memory = memory_of[host_of[r]];

@@ -23,8 +23,8 @@ struct ConnectOptions {
       "auto";  // whether it takes memory of CUDA devices: "on", "off", as it says
 
   // Fills in what the environment says: QUOIT_TRANSPORT, QUOIT_ALGORITHM, QUOIT_TIMEOUT_S,
-  // QUOIT_MPI_CUDA, QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS, QUOIT_TUNING. Arguments win over the
-  // environment.
+  // QUOIT_MPI_CUDA, QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS, QUOIT_TUNING, QUOIT_SINGLE_COPY.
+  // Arguments win over the environment.
   //
   // transport: "shm" refuses several hosts; "mpi" or "tcp" uses that for every pair of ranks,
   // "shm+mpi" or "shm+tcp" between hosts only; "auto" is shm inside a host, and between hosts MPI
@@ -32,6 +32,7 @@ struct ConnectOptions {
   std::string transport = "auto";
   std::string algorithm = "auto";
   std::optional<Costs> costs;  // of the links; the file that QUOIT_TUNING names, or measured
+  SingleCopy single_copy = SingleCopy::Auto;
   TcpOptions tcp;
   static ConnectOptions from_environment();
 };

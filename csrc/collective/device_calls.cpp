@@ -30,7 +30,6 @@ DeviceLane* Communicator::lane_for(Call& call, CallOptions& options) {
     return nullptr;
   }
   options.staging.reset();
-  options.device->call();
   return lane;
 }
 
@@ -66,8 +65,24 @@ DeviceHands* Communicator::over_network(CallOptions& options, DeviceReach needed
   return hands;
 }
 
+// Not a call of its own, which would have a number: what rounds at random goes by the numbers of
+// calls, and would round otherwise than in a group that was not asked.
+std::string Communicator::device_obstacle(const DeviceOrder& order) {
+  if (devices_.introduce(order) && !devices_.knows()) {
+    const Call next{0, sequence_ + 1, -1, Op::CompressedAllReduce, DType::UInt8, ReduceOp::Sum, 1};
+    const CallOptions options;
+    settle(next, devices_.meet(next, /*asked=*/true), options, Engine::Order::AtOnce);
+    if (!devices_.knows()) {
+      const Call call = next_call(next.op, next.dtype, next.count);
+      settle(call, greeting(call), options, Engine::Order::InTurn);
+    }
+  }
+  return devices_.lacking();
+}
+
 Communicator::Handle Communicator::launch(const Call& call, CallOptions& options, DeviceLane& lane,
                                           Task task, bool on_host) {
+  options.device->call();
   on_host |= options.device->finished_on_host();
   return start(call, in_order(options.device, lane.stream(), std::move(task), on_host, arrivals_),
                options);

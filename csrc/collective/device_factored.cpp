@@ -30,24 +30,25 @@ DeviceAllReduce::DeviceAllReduce(View data, std::shared_ptr<const Compression> h
   std::size_t most = 0;
   for (const DeviceSra& round : rounds_) most = std::max(most, round.room());
   if (most > 0) room_ = room(most, false);
+  if (matrices_.empty()) return;  // or there is one rank, and no factor is sent
+  for (const Part& part : how_->parts())
+    if (part.matrix) *part.matrix->turn += 1;
 }
 
-void DeviceAllReduce::run(std::uint64_t seed, DeviceRun& on) {
-  terms_.seed = seed;
+Task DeviceAllReduce::run(std::uint64_t seed, DeviceRun& on) const {
+  Terms terms = terms_;
+  terms.seed = seed;
   for (std::size_t i = 0; i < rounds_.size(); ++i) {
     const int exchange = static_cast<int>(i);
     {
-      const Timed timed(on.report);
+      const Launching now(on);
       for (const DeviceFactoring& matrix : matrices_)
         if (exchange < matrix.exchanges()) matrix.give(exchange, scratch_, on.kernels, on.launch);
     }
-    rounds_[i].run(room_, terms_, on);
+    co_await rounds_[i].run(room_, terms, on);
   }
-  const Timed timed(on.report);
+  const Launching now(on);
   for (const DeviceFactoring& matrix : matrices_) matrix.restore(on.kernels, on.launch);
-  if (matrices_.empty()) return;  // or there is one rank, and no factor was sent
-  for (const Part& part : how_->parts())
-    if (part.matrix) *part.matrix->turn += 1;
 }
 
 }  // namespace quoit

@@ -3,28 +3,25 @@
 // with the tiles of the others, as in factored.h.
 #include <memory>
 
+#include "collective/device_order.h"
 #include "collective/device_sra.h"
 #include "compress/device_factoring.h"
 
 namespace quoit {
 
-// Memory of the device, at a multiple of 256, for as long as the work in the stream lasts; zeroed
-// by something that comes before it, or not.
-using DeviceRoom = std::function<std::byte*(std::size_t bytes, bool zeroed)>;
-
 class DeviceAllReduce {
  public:
   // `data` and what the parts keep lie on the device, apart from turns. All memory is asked for
-  // here. `terms` are of all calls, but for the seed.
+  // here, and low-rank parts have their turn. `terms` are of all calls, but for the seed.
   DeviceAllReduce(View data, std::shared_ptr<const Compression> how, const Terms& terms, int rank,
                   int ranks, const DeviceRoom& room);
 
-  // Once. Low-rank parts have had their turn.
-  void run(std::uint64_t seed, DeviceRun& on);
+  // Once. This and `on` outlive the task.
+  Task run(std::uint64_t seed, DeviceRun& on) const;
 
  private:
   const std::shared_ptr<const Compression> how_;
-  Terms terms_;
+  const Terms terms_;
   std::vector<DeviceFactoring> matrices_;
   std::vector<DeviceSra> rounds_;  // one for each exchange
   std::byte* room_ = nullptr;      // of a round

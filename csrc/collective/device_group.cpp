@@ -52,14 +52,16 @@ class DeviceGroup::Meeting : public Pollable {
     for (int peer = 0; peer < board_.size(); ++peer) {
       if (!board_.published(peer, round)) continue;
       const Call& theirs = board_.call(peer, round);
-      if (theirs.sequence == call_.sequence && theirs != call_) return true;
+      // Who was asked as well, and has the answer, may go on to that call.
+      if (theirs.sequence == call_.sequence && theirs != call_ && (!asked_ || awaits(peer)))
+        return true;
     }
     return false;
   }
   void result() const {}
 
-  Meeting(DeviceGroup& group, const Call& call)
-      : group_(group), board_(group.segment_.board()), call_(call) {}
+  Meeting(DeviceGroup& group, const Call& call, bool asked)
+      : group_(group), board_(group.segment_.board()), call_(call), asked_(asked) {}
 
  protected:
   ~Meeting() = default;
@@ -77,6 +79,7 @@ class DeviceGroup::Meeting : public Pollable {
  private:
   const Board& board_;
   const Call call_;
+  const bool asked_;
 };
 
 // Waits until ranks have told of their devices; one that lacks something is enough.
@@ -198,6 +201,7 @@ std::string DeviceGroup::lacks(const DeviceOrder& order) {
     kernels_ = &cuda::kernels();
     CudaDevice& device = CudaDevice::numbered(number_);
     if (std::string why = order.foreign(); !why.empty()) return why;
+    if (std::string why = cuda::offered() ? "" : cuda::unfit(number_); !why.empty()) return why;
     device_ = &device;
     scratch_ = std::make_unique<CudaScratch>(device, DeviceLane::kScratch);
     stream_ = order.new_stream();
@@ -235,6 +239,12 @@ std::string_view DeviceGroup::route() {
   const std::scoped_lock lock(mutex_);
   if (introduced_ && !lack_.empty()) return "host";
   return !known_ ? "" : usable_ ? "ipc" : "host";
+}
+
+std::string DeviceGroup::lacking() {
+  const std::scoped_lock lock(mutex_);
+  if (introduced_ && !lack_.empty()) return text("rank ", others_.rank(), ": ", lack_);
+  return known_ ? obstacle_ : "the ranks have not found out together";
 }
 
 bool DeviceGroup::open_offers() {
@@ -284,8 +294,8 @@ void DeviceGroup::tell(const std::string& obstacle) {
     log::write(text("[quoit ", where_, "] no CUDA IPC: ", obstacle));
 }
 
-Task DeviceGroup::meet(Call call) {
-  Heard heard(*this, call);
+Task DeviceGroup::meet(Call call, bool asked) {
+  Heard heard(*this, call, asked);
   co_await heard;
   if (heard.differs()) co_return;
   std::string why;
@@ -295,10 +305,10 @@ Task DeviceGroup::meet(Call call) {
   };
   find();
   if (why.empty()) {
-    Judged judged(*this, call);
+    Judged judged(*this, call, asked);
     co_await judged;
-    if (judged.differs()) co_return;
     find();
+    if (why.empty() && judged.differs()) co_return;
   }
   const std::scoped_lock lock(mutex_);
   usable_ = why.empty();
@@ -311,6 +321,7 @@ Task DeviceGroup::meet(Call call) {
     if (log::debug()) log::write(text("[quoit ", where_, "] collectives go by CUDA IPC"));
   }
   if (!usable_) tell(why);
+  obstacle_ = why;
   known_ = true;
 }
 

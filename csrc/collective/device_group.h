@@ -35,11 +35,16 @@ class DeviceGroup {
   bool progress() { return opening_.load(std::memory_order_relaxed) && open_offers(); }
 
   // Finds out; after introduce(), under the engine's lock. It remains unknown if a rank makes
-  // another collective than `call` meanwhile.
-  Task meet(Call call);
+  // another collective than `call` meanwhile. `asked`: ahead of the collective with `call`'s
+  // number, to which a rank that has the answer may go on.
+  Task meet(Call call, bool asked = false);
 
   // "ipc" or "host": how collectives go; "" while it is not known. From any thread.
   [[nodiscard]] std::string_view route();
+
+  // Why they go by way of the host, or nothing: when it is known, or this rank lacks something.
+  // From any thread.
+  [[nodiscard]] std::string lacking();
 
   // When it is known: what serves the group's collectives, or null.
   [[nodiscard]] DeviceLane* lane() { return usable_ ? lane_.get() : nullptr; }
@@ -70,8 +75,9 @@ class DeviceGroup {
   const std::string where_;
   std::mutex mutex_;  // guards what follows, but for what the engine's lock guards
   bool introduced_ = false;
-  std::string lack_;  // of this rank
-  int number_ = -1;   // of the device
+  std::string lack_;      // of this rank
+  std::string obstacle_;  // of all
+  int number_ = -1;       // of the device
   std::set<std::string> told_;
   std::atomic<bool> opening_{false};  // others may still offer
   std::atomic<bool> known_{false};

@@ -4,13 +4,6 @@
 #include <utility>
 
 namespace quoit {
-namespace {
-
-cuda::Launch on(const DeviceStream& stream) {
-  return {reinterpret_cast<cuda::Stream>(stream.handle)};
-}
-
-}  // namespace
 
 DeviceLane::DeviceLane(CudaDevice& device, const cuda::KernelSet& kernels, Board& board,
                        const CudaScratch& scratch, std::vector<const CudaWindow*> windows,
@@ -26,9 +19,11 @@ DeviceLane::DeviceLane(CudaDevice& device, const cuda::KernelSet& kernels, Board
     bases_.push_back(window != nullptr ? window->data() : scratch_.data());
 }
 
+cuda::Launch DeviceLane::launch() const { return {reinterpret_cast<cuda::Stream>(stream_.handle)}; }
+
 void DeviceLane::copy(std::span<const cuda::Copy> copies) const {
   const CudaDevice::Current here(device_);
-  cuda::copy(kernels_, copies, on(stream_));
+  cuda::copy(kernels_, copies, launch());
 }
 
 void DeviceLane::copy(const std::byte* from, std::byte* to, std::size_t bytes) const {
@@ -40,7 +35,7 @@ void DeviceLane::copy(const std::byte* from, std::byte* to, std::size_t bytes) c
 void DeviceLane::reduce(DType dtype, const ReduceStep& step, std::span<const std::byte* const> in,
                         std::byte* out, std::byte* also, std::size_t count) const {
   const CudaDevice::Current here(device_);
-  cuda::reduce(kernels_, dtype, step, in, out, also, count, on(stream_));
+  cuda::reduce(kernels_, dtype, step, in, out, also, count, launch());
 }
 
 DeviceLane::Step DeviceLane::publish(const Call& call) {

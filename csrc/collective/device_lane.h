@@ -50,6 +50,11 @@ class DeviceLane {
   [[nodiscard]] int size() const { return board_.size(); }
   [[nodiscard]] Board& board() const { return board_; }
   [[nodiscard]] DeviceStream& stream() const { return stream_; }
+  [[nodiscard]] const CudaDevice& device() const { return device_; }
+  [[nodiscard]] const cuda::KernelSet& kernels() const { return kernels_; }
+
+  // What puts kernels into the stream, while the device is the current one.
+  [[nodiscard]] cuda::Launch launch() const;
 
   // The step that is published next.
   [[nodiscard]] Step next() const { return {board_.next(), steps_ % kSlots}; }

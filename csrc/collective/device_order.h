@@ -1,6 +1,8 @@
 #pragma once
 // How a call on the memory of a device comes between what its caller has put into streams before
 // and what it puts there afterwards. What streams and arrays are, a class derived from this knows.
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -18,6 +20,10 @@ struct DeviceStream {
 
   const CudaStream handle;
 };
+
+// Memory of the device, at a multiple of 256, for as long as the work of a call lasts; zeroed by
+// something that comes before it, or not.
+using DeviceRoom = std::function<std::byte*(std::size_t bytes, bool zeroed)>;
 
 class DeviceOrder {
  public:

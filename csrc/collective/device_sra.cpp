@@ -91,53 +91,59 @@ void DeviceSra::add(const std::vector<Tile>& tiles, TileRange range, std::size_t
   }
 }
 
-int DeviceSra::at_distance(int d) const {
-  const int n = static_cast<int>(ranks());
-  return ((rank_ + d) % n + n) % n;
+View DeviceSra::chunk(std::byte* encoded, std::size_t rank) const {
+  return {encoded + chunks_[rank].begin, chunks_[rank].size, DType::UInt8};
 }
 
-void DeviceSra::run(std::byte* room, const Terms& terms, DeviceRun& on) const {
-  Terms own = terms;
-  own.rank = rank_;
+Task DeviceSra::run(std::byte* room, Terms terms, DeviceRun& on) const {
+  terms.rank = rank_;
   if (ranks() == 1) {  // nothing is sent, so nothing is lost
-    if (stages_ == SraStages::Gather) return;
-    const Timed timed(on.report);
+    if (stages_ == SraStages::Gather) co_return;
+    const Launching now(on);
     for (const Group& group : groups_)
-      cuda::settle(on.kernels, group.all, with_scaling(own, false), on.launch);
-    return;
+      cuda::settle(on.kernels, group.all, with_scaling(terms, false), on.launch);
+    co_return;
   }
   std::byte* const taken = room + encoded_;
-  if (stages_ != SraStages::Gather) scatter(room, taken, own, on);
-  add_up(room, taken, own, on);
-  if (stages_ != SraStages::Scatter) gather(room, on);
+  if (stages_ != SraStages::Gather) {
+    encode(room, terms, on);
+    DeviceExchange all = scattered(room, taken);
+    count_sent(all, on.report);
+    co_await on.exchange(std::move(all));
+  }
+  add_up(room, taken, terms, on);
+  if (stages_ != SraStages::Scatter) {
+    DeviceExchange all = gathered(room);
+    count_sent(all, on.report);
+    co_await on.exchange(std::move(all));
+    decode(room, on);
+  }
 }
 
-// Encodes what the others own, and exchanges it for what they give of mine.
-void DeviceSra::scatter(std::byte* encoded, std::byte* taken, const Terms& terms,
-                        DeviceRun& on) const {
-  {
-    const Timed timed(on.report);
-    for (const Group& group : groups_)
-      cuda::encode(on.kernels, group.codec, group.others, with_scaling(terms, group.scaled),
-                   encoded, on.launch);
+// What the others own.
+void DeviceSra::encode(std::byte* encoded, const Terms& terms, const DeviceRun& on) const {
+  const Launching now(on);
+  for (const Group& group : groups_)
+    cuda::encode(on.kernels, group.codec, group.others, with_scaling(terms, group.scaled), encoded,
+                 on.launch);
+}
+
+// That, for what they give of mine.
+DeviceExchange DeviceSra::scattered(std::byte* encoded, std::byte* taken) const {
+  const auto me = static_cast<std::size_t>(rank_);
+  DeviceExchange all{{}, {}, /*to_all=*/false};
+  for (std::size_t r = 0; r < ranks(); ++r) {
+    all.given.push_back(chunk(encoded, r));
+    all.taken.push_back({taken + r * stride_, chunks_[me].size, DType::UInt8});
   }
-  const std::size_t mine = chunks_[static_cast<std::size_t>(rank_)].size;
-  std::vector<DeviceMessage> messages;
-  for (int d = 1; d < static_cast<int>(ranks()); ++d) {
-    const int to = at_distance(d), from = at_distance(-d);
-    const Chunk& theirs = chunks_[static_cast<std::size_t>(to)];
-    on.report.sent_bytes += theirs.size;
-    if (theirs.size > 0) messages.push_back({true, to, encoded + theirs.begin, theirs.size});
-    if (mine > 0)
-      messages.push_back({false, from, taken + static_cast<std::size_t>(from) * stride_, mine});
-  }
-  on.exchange(messages);
+  all.taken[me] = all.given[me];
+  return all;
 }
 
 // My own chunk: added up, or encoded as it is.
 void DeviceSra::add_up(std::byte* encoded, const std::byte* taken, const Terms& terms,
-                       DeviceRun& on) const {
-  const Timed timed(on.report);
+                       const DeviceRun& on) const {
+  const Launching now(on);
   std::byte* const out = encoded + chunks_[static_cast<std::size_t>(rank_)].begin;
   std::vector<const std::byte*> theirs(ranks(), nullptr);
   for (std::size_t r = 0; r < ranks(); ++r)
@@ -153,20 +159,25 @@ void DeviceSra::add_up(std::byte* encoded, const std::byte* taken, const Terms& 
   }
 }
 
-// Tells everybody, and decodes what all have, my own chunk too. What others were given of their
-// chunks lies where their results come to: it was sent before, in the same stream.
-void DeviceSra::gather(std::byte* encoded, DeviceRun& on) const {
-  const Chunk& mine = chunks_[static_cast<std::size_t>(rank_)];
-  std::vector<DeviceMessage> messages;
-  for (int d = 1; d < static_cast<int>(ranks()); ++d) {
-    const int from = at_distance(-d);
-    const Chunk& theirs = chunks_[static_cast<std::size_t>(from)];
-    on.report.sent_bytes += mine.size;
-    if (mine.size > 0) messages.push_back({true, at_distance(d), encoded + mine.begin, mine.size});
-    if (theirs.size > 0) messages.push_back({false, from, encoded + theirs.begin, theirs.size});
+// Everybody's chunk to everybody. What others were given of their chunks lies where their results
+// come to: it was sent before, in the same stream.
+DeviceExchange DeviceSra::gathered(std::byte* encoded) const {
+  DeviceExchange all{{}, {}, /*to_all=*/true};
+  for (std::size_t r = 0; r < ranks(); ++r) {
+    all.given.push_back(chunk(encoded, static_cast<std::size_t>(rank_)));
+    all.taken.push_back(chunk(encoded, r));
   }
-  on.exchange(messages);
-  const Timed timed(on.report);
+  return all;
+}
+
+void DeviceSra::count_sent(const DeviceExchange& all, CompressionReport& report) const {
+  for (std::size_t r = 0; r < ranks(); ++r)
+    if (r != static_cast<std::size_t>(rank_)) report.sent_bytes += all.given[r].count;
+}
+
+// What all have, my own chunk too.
+void DeviceSra::decode(const std::byte* encoded, const DeviceRun& on) const {
+  const Launching now(on);
   for (const Group& group : groups_)
     cuda::decode(on.kernels, group.codec, group.all, encoded, on.launch);
 }

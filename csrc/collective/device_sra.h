@@ -2,32 +2,48 @@
 // Compressed collectives in memory of a CUDA device: SRA as collective/compressed.h has it, with
 // the bits of the CPU's where ranks add up in the same order. The same tiles have the same owners,
 // and are rounded by the same random numbers. Everything is only put into a stream: nothing here
-// waits, or allocates, once the object is made, so a run may be captured into a CUDA graph.
+// waits for a device, or allocates, once the object is made; where exchanges wait for nothing
+// either, a run may be captured into a CUDA graph.
 #include <functional>
-#include <span>
+#include <optional>
 #include <vector>
 
 #include "collective/compressed.h"
+#include "collective/cuda_device.h"
 #include "kernels/cuda.h"
 
 namespace quoit {
 
-// Bytes for another rank, or of one.
-struct DeviceMessage {
-  bool sending = false;
-  int rank = 0;
-  std::byte* bytes = nullptr;
-  std::size_t size = 0;
+// Bytes that all ranks give each other: given[r] to rank r, taken[r] from it. Those of this rank
+// itself are one memory, which stays as it is. Some may be empty.
+struct DeviceExchange {
+  std::vector<View> given, taken;
+  // Each rank gives the same to all others, and all know how much; otherwise all know how much each
+  // takes.
+  bool to_all;
 };
 
-// What a run works with. All is put into launch.stream, whose device is the current one.
+// What a run works with. All is put into launch.stream.
 struct DeviceRun {
   const cuda::KernelSet& kernels;
   cuda::Launch launch;
-  // Puts these messages into the stream, as one step. All ranks make the same steps, and each is
-  // sent what it expects. None is empty.
-  std::function<void(std::span<const DeviceMessage>)> exchange;
+  // Puts that into the stream. All ranks make the same exchanges, in one order.
+  std::function<Task(DeviceExchange)> exchange;
   CompressionReport& report;  // its codec_nanos: how long the host took to launch the kernels
+  // Of the stream; null: it is the current one of the thread, which runs it at once.
+  const CudaDevice* device = nullptr;
+};
+
+// While it lives kernels may be launched, which takes time.
+class Launching {
+ public:
+  explicit Launching(const DeviceRun& on) : timed_(on.report) {
+    if (on.device != nullptr) here_.emplace(*on.device);
+  }
+
+ private:
+  Timed timed_;
+  std::optional<CudaDevice::Current> here_;
 };
 
 // How many thread blocks of 256 threads a codec's kernel may have at a time, so that it leaves room
@@ -47,8 +63,9 @@ class DeviceSra {
   // Of memory that a run needs, at a multiple of 256.
   [[nodiscard]] std::size_t room() const { return ranks() == 1 ? 0 : encoded_ + ranks() * stride_; }
 
-  // `room` is used up; runs that follow each other in the stream may have the same.
-  void run(std::byte* room, const Terms& terms, DeviceRun& on) const;
+  // `room` is used up; runs that follow each other in the stream may have the same. This and `on`
+  // outlive the task.
+  Task run(std::byte* room, Terms terms, DeviceRun& on) const;
 
  private:
   // A rank's part of the encoded buffer.
@@ -65,12 +82,16 @@ class DeviceSra {
   };
 
   [[nodiscard]] std::size_t ranks() const { return chunks_.size(); }
-  [[nodiscard]] int at_distance(int d) const;
+  [[nodiscard]] View chunk(std::byte* encoded, std::size_t rank) const;
   Group& group_of(const Tile& tile);
   void add(const std::vector<Tile>& tiles, TileRange range, std::size_t rank);
-  void scatter(std::byte* encoded, std::byte* taken, const Terms& terms, DeviceRun& on) const;
-  void add_up(std::byte* encoded, const std::byte* taken, const Terms& terms, DeviceRun& on) const;
-  void gather(std::byte* encoded, DeviceRun& on) const;
+  void encode(std::byte* encoded, const Terms& terms, const DeviceRun& on) const;
+  void add_up(std::byte* encoded, const std::byte* taken, const Terms& terms,
+              const DeviceRun& on) const;
+  void decode(const std::byte* encoded, const DeviceRun& on) const;
+  [[nodiscard]] DeviceExchange scattered(std::byte* encoded, std::byte* taken) const;
+  [[nodiscard]] DeviceExchange gathered(std::byte* encoded) const;
+  void count_sent(const DeviceExchange& all, CompressionReport& report) const;
 
   const SraStages stages_;
   const int rank_;

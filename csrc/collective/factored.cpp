@@ -3,22 +3,10 @@
 #include <utility>
 
 #include "compress/factoring.h"
+#include "engine/breath.h"
 
 namespace quoit {
 namespace {
-
-// Between two stretches of arithmetic: lets other calls, and threads that want to make some, have
-// their turn.
-class Breath final : public Pollable {
- public:
-  bool ready() override { return std::exchange(taken_, true); }
-  [[nodiscard]] bool awaits(int) const override { return false; }
-  [[nodiscard]] std::string awaited() const override { return "this rank's own arithmetic"; }
-  void result() const {}
-
- private:
-  bool taken_ = false;
-};
 
 // The memory holds the factors of each, and behind them room for all that is sent: together, so
 // that it goes in few messages.

@@ -10,8 +10,8 @@
 namespace quoit {
 
 // Whether what a rank gives may go in one round. All ranks must find the same, so `bytes` is what
-// the largest of them gives. Buffers from here on may lie in an arena, where others read them.
-inline bool fits_one_round(std::size_t bytes) { return bytes < Board::kSlot; }
+// the largest of them gives. From here on others may read it where it lies.
+inline bool fits_one_round(std::size_t bytes) { return bytes < SlotWriter::kWorthReading; }
 
 Task one_round_all_reduce(Board& board, Call call, View in, View out, ReduceStep step);
 Task one_round_reduce_scatter(Board& board, Call call, std::vector<View> in, View out,

@@ -1,6 +1,7 @@
 #pragma once
 // Coroutines. A collective is written as straight-line code that co_awaits what it must wait for;
 // the engine steps many of them side by side.
+#include <cassert>
 #include <coroutine>
 #include <exception>
 #include <type_traits>
@@ -148,6 +149,14 @@ inline bool Flow::step() {
 }
 
 inline std::exception_ptr Flow::error() const { return task_.handle_.promise().error; }
+
+// Runs a task that has nothing to wait for; throws what it throws.
+inline void run_at_once(Task task) {
+  Flow flow(std::move(task));
+  [[maybe_unused]] const bool over = flow.run();
+  assert(over);
+  if (const auto error = flow.error()) std::rethrow_exception(error);
+}
 
 // A task that runs beside the one that started it, which awaits it later. It moves only while
 // somebody asks whether it is ready.

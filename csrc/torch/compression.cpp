@@ -1,5 +1,7 @@
 #include "torch/compression.h"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 #include "core/hash.h"
 #include "core/log.h"
 #include "torch/process_group.h"
@@ -96,25 +98,31 @@ std::uint64_t fingerprint_of(const std::vector<at::Tensor>& tensors) {
 std::string ProcessGroupQuoit::compressed_on_host(c10::Device device) {
   return translated([&]() -> std::string {
     if (device.is_cpu()) return "they lie there";
-    if (!nccl_) return "this group has no NCCL";
-    const std::string unusable = nccl_->unusable(device);
-    return unusable.empty() ? nccl_->no_kernels() : unusable;
+    const std::string no_nccl = nccl_ ? nccl_->unusable(device) : "this group has none";
+    if (no_nccl.empty()) return nccl_->no_kernels();
+    const std::string no_ipc = ipc_obstacle(device);
+    return no_ipc.empty() ? "" : text("no NCCL: ", no_nccl, "; no CUDA IPC: ", no_ipc);
   });
 }
 
-// NCCL, for a compressed tensor of this device that our kernels serve, or null.
-NcclGroup* ProcessGroupQuoit::compressing(c10::Device device, const TensorCompression& by) {
+std::string ProcessGroupQuoit::ipc_obstacle(c10::Device device) {
+  if (!device.has_index()) device = c10::impl::VirtualGuardImpl(device.type()).getDevice();
+  return communicator().device_obstacle(TensorOrder(device));
+}
+
+ProcessGroupQuoit::CompressedWay ProcessGroupQuoit::compressing(c10::Device device,
+                                                                const TensorCompression& by) {
   const std::string on_host = compressed_on_host(device);
   const bool kept_here = !by.home || (on_host.empty() ? *by.home == device : by.home->is_cpu());
   QUOIT_CHECK(kept_here, UsageError, "compression of a tensor on ", called(device),
               ": its residual is on ", called(*by.home), ", and must be on ",
               on_host.empty() ? called(device) : "the CPU: such tensors are compressed there, as ",
               on_host);
-  if (on_host.empty()) return nccl_for(device);
+  if (on_host.empty()) return {nccl_for(device), false};
   if (!device.is_cpu() && log::debug() && !told_why_compressed_there_.exchange(true))
     log::write(text("[quoit ", where_, "] tensors on ", device.str(),
                     " are compressed on the host: ", on_host));
-  return nullptr;
+  return {nullptr, true};
 }
 
 // What compare_replicas() does, of a tensor on a device: on the host, which waits for it.
@@ -124,36 +132,32 @@ void ProcessGroupQuoit::compare_replicas_of(const at::Tensor& tensor, std::uint6
               "compressed all_reduce: replicas of tensors on an accelerator cannot be compared "
               "in a coalescing region: call it outside, or without check_every");
   work->wait(timeout_.load());
-  ReplicaClaim mine{hash_on_host(tensor.contiguous()), fingerprint};
-  std::vector<ReplicaClaim> all(static_cast<std::size_t>(size_));
-  std::vector<View> places;
-  for (ReplicaClaim& one : all)
-    places.push_back({reinterpret_cast<std::byte*>(&one), sizeof one, DType::UInt8});
   Communicator& group = communicator();
-  const View own{reinterpret_cast<std::byte*>(&mine), sizeof mine, DType::UInt8};
-  group.engine().wait(*group.all_gather(own, std::move(places)));
-  for (int other = 0; other < size_; ++other)
-    mine.check(all[static_cast<std::size_t>(other)], other);
+  group.engine().wait(*group.compare({hash_on_host(tensor.contiguous()), fingerprint}));
 }
 
 ProcessGroupQuoit::Handle ProcessGroupQuoit::compressed_allreduce(
     const at::Tensor& tensor, const TensorCompression& compression, const TensorTerms& terms) {
   return translated([&] {
-    if (auto* nccl = compressing(tensor.device(), compression)) {
-      TensorTerms mine = terms;
-      mine.async_op |= terms.fingerprint.has_value();
-      auto work = nccl->compressed_all_reduce(tensor, compression, mine);
-      if (terms.fingerprint) compare_replicas_of(tensor, *terms.fingerprint, work);
+    const CompressedWay way = compressing(tensor.device(), compression);
+    // On the device, replicas are compared when it is over.
+    const bool later = !way.on_host && terms.fingerprint;
+    TensorTerms mine = terms;
+    mine.async_op |= later;
+    const auto compared = [&](Handle work) {
+      if (later) compare_replicas_of(tensor, *terms.fingerprint, work);
       return work;
-    }
+    };
+    if (way.nccl) return compared(way.nccl->compressed_all_reduce(tensor, compression, mine));
     Operands operands;
     const View data = operands.in_place(tensor, "compressed all_reduce: tensor");
     operands.hold(compression.held);
-    auto work = start(operands, kNoTimeout, terms.async_op, [&](Communicator& c, CallOptions o) {
-      return c.compressed_all_reduce(data, compression.how, terms_of(terms, compression.report),
-                                     reduction_of(terms), std::move(o));
+    auto work = start(operands, kNoTimeout, mine.async_op, [&](Communicator& c, CallOptions o) {
+      if (!way.on_host) o.room = operands.room();
+      return c.compressed_all_reduce(data, compression.how, terms_of(mine, compression.report),
+                                     reduction_of(mine), std::move(o));
     });
-    return hand_out(std::move(work), OpType::ALLREDUCE, tensor, tensor);
+    return compared(hand_out(std::move(work), OpType::ALLREDUCE, tensor, tensor));
   });
 }
 
@@ -161,13 +165,14 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::compressed_reduce_scatter(
     const at::Tensor& input, const at::Tensor& output, const TensorCompression& compression,
     const TensorTerms& terms) {
   return translated([&] {
-    if (auto* nccl = compressing(input.device(), compression))
-      return nccl->compressed_reduce_scatter(input, output, compression, terms);
+    const CompressedWay way = compressing(input.device(), compression);
+    if (way.nccl) return way.nccl->compressed_reduce_scatter(input, output, compression, terms);
     Operands operands;
     const View data = operands.in_place(input, "compressed reduce_scatter: input");
     const View out = operands.output(output, "compressed reduce_scatter: output");
     operands.hold(compression.held);
     auto work = start(operands, kNoTimeout, terms.async_op, [&](Communicator& c, CallOptions o) {
+      if (!way.on_host) o.room = operands.room();
       return c.compressed_reduce_scatter(data, out, compression.how,
                                          terms_of(terms, compression.report), reduction_of(terms),
                                          std::move(o));
@@ -179,11 +184,12 @@ ProcessGroupQuoit::Handle ProcessGroupQuoit::compressed_reduce_scatter(
 ProcessGroupQuoit::Handle ProcessGroupQuoit::compressed_allgather(
     const at::Tensor& tensor, const TensorCompression& compression, const TensorTerms& terms) {
   return translated([&] {
-    if (auto* nccl = compressing(tensor.device(), compression))
-      return nccl->compressed_all_gather(tensor, compression, terms);
+    const CompressedWay way = compressing(tensor.device(), compression);
+    if (way.nccl) return way.nccl->compressed_all_gather(tensor, compression, terms);
     Operands operands;
     const View data = operands.in_place(tensor, "compressed all_gather: tensor");
     auto work = start(operands, kNoTimeout, terms.async_op, [&](Communicator& c, CallOptions o) {
+      if (!way.on_host) o.room = operands.room();
       return c.compressed_all_gather(data, compression.how, terms_of(terms, compression.report),
                                      std::move(o));
     });

@@ -49,11 +49,11 @@ NcclGroup::Plan NcclGroup::compressed_plan(OpType type, const at::Tensor& tensor
 }
 
 void NcclGroup::add_steps(Plan& plan, const TensorCompression& compression,
-                          std::function<void(std::uint64_t, DeviceRun&)> work) {
+                          std::function<Task(std::uint64_t, DeviceRun&)> work) {
   plan.steps.emplace_back([compression, work = std::move(work)](Steps& on) {
     const cuda::KernelSet& kernels = cuda::kernels();
     DeviceRun run{kernels, {on.stream, codec_blocks(kernels)}, on.exchange, *compression.report};
-    work(on.sequence, run);
+    run_at_once(work(on.sequence, run));
   });
 }
 
@@ -72,7 +72,7 @@ NcclGroup::Handle NcclGroup::compressed_all_reduce(const at::Tensor& tensor,
     const auto n = static_cast<std::size_t>(size_);
     compression.report->plain_bytes += 2 * data.nbytes() * (n - 1) / n;
     add_steps(call, compression, [sum, seed = terms.seed](std::uint64_t number, DeviceRun& on) {
-      sum->run(seed + number, on);
+      return sum->run(seed + number, on);
     });
     call.inputs = call.outputs = {tensor};
     return run(std::move(call));
@@ -100,7 +100,7 @@ NcclGroup::Handle NcclGroup::compressed_reduce_scatter(const at::Tensor& input,
                   std::uint64_t number, DeviceRun& on) {
                 Terms now = how;
                 now.seed += number;
-                sra->run(at, now, on);
+                return sra->run(at, now, on);
               });
     const Slice mine = compression.how->parts()[static_cast<std::size_t>(rank_)].where;
     const at::Tensor sum =
@@ -130,7 +130,7 @@ NcclGroup::Handle NcclGroup::compressed_all_gather(const at::Tensor& tensor,
     add_steps(call, compression,
               [sra, seed = terms.seed, at = static_cast<std::byte*>(room.data_ptr())](
                   std::uint64_t number, DeviceRun& on) {
-                sra->run(at, Terms{.seed = seed + number}, on);
+                return sra->run(at, Terms{.seed = seed + number}, on);
               });
     call.inputs = call.outputs = {tensor};
     return run(std::move(call));

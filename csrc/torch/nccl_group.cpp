@@ -173,9 +173,9 @@ void NcclGroup::call_nccl(Plan& plan, const c10::Stream& stream, const NcclCall&
     state_->check();
     for (const NcclOp op : on.made_ops) on.nccl.red_op_destroy(op, on.comm());
   }
-  Steps steps{static_cast<cuda::Stream>(on.stream), call.sequence,
-              [&](std::span<const DeviceMessage> messages) {
-                if (!messages.empty()) issue(on, call, true, [&] { on.exchange(messages); });
+  Steps steps{static_cast<cuda::Stream>(on.stream), call.sequence, [&](DeviceExchange all) -> Task {
+                issue(on, call, true, [&] { on.exchange(all, rank_); });
+                co_return;
               }};
   for (const auto& step : plan.steps) step(steps);
   for (const auto& copy : plan.after) copy();

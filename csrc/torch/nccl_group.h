@@ -108,14 +108,14 @@ class NcclGroup final : public c10d::Backend {
     NcclOp op(const NcclReduction& reduction);
     // A send to a peer and a recv from it, of those that are there and not empty.
     void exchange(const at::Tensor& in, const at::Tensor& out, int peer) const;
-    void exchange(std::span<const DeviceMessage> messages) const;
+    void exchange(const DeviceExchange& all, int rank) const;
   };
 
   // Kernels, and exchanges between them, in that stream.
   struct Steps {
     cuda::Stream stream;
     std::uint64_t sequence;  // of the call
-    std::function<void(std::span<const DeviceMessage>)> exchange;
+    std::function<Task(DeviceExchange)> exchange;
   };
 
   // One collective, before it is issued.
@@ -183,7 +183,7 @@ class NcclGroup final : public c10d::Backend {
                        const TensorCompression& compression, const TensorTerms& terms) const;
   // `work` puts what it does into the stream; the number of the call makes its seed.
   static void add_steps(Plan& plan, const TensorCompression& compression,
-                        std::function<void(std::uint64_t sequence, DeviceRun& on)> work);
+                        std::function<Task(std::uint64_t sequence, DeviceRun& on)> work);
 
   // Issues it, or keeps it for the end of the region (and returns null).
   Handle run(Plan plan);

@@ -27,12 +27,20 @@ void NcclGroup::Issue::exchange(const at::Tensor& in, const at::Tensor& out, int
     check(nccl.recv(out.data_ptr(), nccl_bytes(out), kNcclByte, peer, comm(), stream), "ncclRecv");
 }
 
-void NcclGroup::Issue::exchange(std::span<const DeviceMessage> messages) const {
-  for (const DeviceMessage& one : messages) {
-    if (one.sending)
-      check(nccl.send(one.bytes, one.size, kNcclByte, one.rank, comm(), stream), "ncclSend");
-    else
-      check(nccl.recv(one.bytes, one.size, kNcclByte, one.rank, comm(), stream), "ncclRecv");
+// Rank by rank, beginning with the next: so not all send to the same one first.
+void NcclGroup::Issue::exchange(const DeviceExchange& all, int rank) const {
+  const auto n = all.given.size();
+  const auto me = static_cast<std::size_t>(rank);
+  for (std::size_t d = 1; d < n; ++d) {
+    const std::size_t to = (me + d) % n, from = (me + n - d) % n;
+    const View& given = all.given[to];
+    const View& taken = all.taken[from];
+    if (given.count > 0)
+      check(nccl.send(given.data, given.count, kNcclByte, static_cast<int>(to), comm(), stream),
+            "ncclSend");
+    if (taken.count > 0)
+      check(nccl.recv(taken.data, taken.count, kNcclByte, static_cast<int>(from), comm(), stream),
+            "ncclRecv");
   }
 }
 

@@ -99,7 +99,7 @@ class ProcessGroupQuoit final : public c10d::Backend {
   Handle compressed_allgather(const at::Tensor& tensor, const TensorCompression& compression,
                               const TensorTerms& terms);
   // Why tensors of this device are compressed on the host, where residuals then must be; empty: on
-  // the device. Collective when a device is first asked about, or used.
+  // the device. Collective when a device is first asked about, or used; the same on all ranks.
   std::string compressed_on_host(c10::Device device);
 
   // As Communicator has it, where NCCL does not serve.
@@ -145,7 +145,14 @@ class ProcessGroupQuoit final : public c10d::Backend {
   // For a reduction, too, that NCCL has.
   NcclGroup* nccl_for(at::TensorList tensors, const c10d::ReduceOp& op);
 
-  NcclGroup* compressing(c10::Device device, const TensorCompression& by);
+  // How a compressed tensor goes: by NCCL, or by the communicator's way between devices, or by that
+  // through the host.
+  struct CompressedWay {
+    NcclGroup* nccl = nullptr;
+    bool on_host = false;
+  };
+  CompressedWay compressing(c10::Device device, const TensorCompression& by);
+  std::string ipc_obstacle(c10::Device device);
   void compare_replicas_of(const at::Tensor& tensor, std::uint64_t fingerprint, const Handle& work);
 
   // Whether somebody wants to see a Work even of a call that is over.

@@ -42,13 +42,27 @@ std::unique_ptr<DeviceStream> TensorOrder::new_stream() const {
       guard.getStreamFromGlobalPool(device_, /*isHighPriority=*/true));
 }
 
-void TensorOrder::call() {
-  const c10::Stream current = Guard(device_.type()).getStream(device_);
-  QUOIT_CHECK(!is_capturing(current), UsageError, "a call on a tensor of ", device_.str(),
+std::byte* TensorOrder::room(std::size_t bytes, bool zeroed) {
+  static_cast<void>(current());
+  const at::NoGradGuard no_grad;
+  const at::Tensor made =
+      at::empty({static_cast<std::int64_t>(bytes)}, at::TensorOptions(at::kByte).device(device_));
+  if (zeroed) made.zero_();
+  add(made);
+  return static_cast<std::byte*>(made.data_ptr());
+}
+
+c10::Stream TensorOrder::current() const {
+  const c10::Stream stream = Guard(device_.type()).getStream(device_);
+  QUOIT_CHECK(!is_capturing(stream), UsageError, "a call on a tensor of ", device_.str(),
               " while its stream is captured into a graph: ranks tell each other by the host when ",
               "to go on, which a graph cannot hold. Call it outside, or use NCCL (QUOIT_NCCL)");
+  return stream;
+}
+
+void TensorOrder::call() {
   called_.emplace(device_.type());
-  called_->record(current);
+  called_->record(current());
 }
 
 void TensorOrder::start(DeviceStream& stream) {

@@ -23,6 +23,9 @@ class TensorOrder final : public DeviceOrder {
     copies_back_.emplace_back(to, from);
   }
 
+  // See DeviceRoom; before call(), which it is like in what it throws, from the caller's thread.
+  std::byte* room(std::size_t bytes, bool zeroed);
+
   [[nodiscard]] int device() const override { return device_.index(); }
   [[nodiscard]] std::string foreign() const override;
   [[nodiscard]] std::unique_ptr<DeviceStream> new_stream() const override;
@@ -35,6 +38,9 @@ class TensorOrder final : public DeviceOrder {
   void join() override;
 
  private:
+  // Of the caller's thread; throws UsageError where it is being captured into a graph.
+  [[nodiscard]] c10::Stream current() const;
+
   const c10::Device device_;
   std::vector<at::Tensor> tensors_;
   std::vector<std::pair<at::Tensor, at::Tensor>> copies_back_;

@@ -54,9 +54,11 @@ class Operands {
   std::vector<View> output_splits(const at::Tensor& tensor, const std::vector<int64_t>& splits,
                                   std::size_t parts, const char* what);
 
-  // Memory that the operation uses besides.
+  // Memory that the operation uses besides; after those above.
   void hold(const std::vector<at::Tensor>& tensors) {
     tensors_.append(tensors.begin(), tensors.end());
+    for (const at::Tensor& tensor : tensors)
+      if (order_ && !tensor.device().is_cpu()) order_->add(tensor);
   }
 
   // Of an operation that has no tensors: what is on the current stream of `device` comes before it.
@@ -67,6 +69,11 @@ class Operands {
 
   // What orders a call on them that needs no host; null likewise.
   [[nodiscard]] std::shared_ptr<DeviceOrder> order() const { return order_; }
+
+  // Memory for the call there.
+  [[nodiscard]] DeviceRoom room() const {
+    return [order = order_](std::size_t bytes, bool zeroed) { return order->room(bytes, zeroed); };
+  }
 
   // What keeps all the memory alive, and what copies outputs back (empty when nothing has to be).
   [[nodiscard]] std::shared_ptr<void> keep() const { return std::make_shared<Kept>(tensors_); }

@@ -15,7 +15,7 @@ namespace quoit {
 struct Place {
   std::int32_t pid = 0;  // 0: not in an arena
   std::int32_t fd = 0;
-  std::uint64_t serial = 0;  // tells memory from what had the same fd before
+  std::uint32_t serial = 0;  // tells memory from what had the same fd before
   std::uint64_t size = 0;    // of the whole mapping
   std::uint64_t offset = 0;
 
@@ -40,12 +40,12 @@ class Arena {
  private:
   struct Region {
     std::shared_ptr<SharedMemory> memory;
-    std::uint64_t serial;
+    std::uint32_t serial;
   };
   struct Window {
     std::int32_t pid;
     std::int32_t fd;
-    std::uint64_t serial;
+    std::uint32_t serial;
     std::shared_ptr<SharedMemory> memory;
   };
   // Outlives the arena as long as an allocation does.
@@ -54,7 +54,7 @@ class Arena {
     std::map<const std::byte*, Region> used;  // by first byte
     std::list<Region> free;                   // the latest first
     std::list<Window> windows;                // the latest first
-    std::uint64_t serials = 0;
+    std::uint32_t serials = 0;
   };
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };

@@ -27,6 +27,11 @@ Board::Board(std::byte* memory, int rank, std::vector<int> names, std::vector<Be
       bells_(std::move(bells)),
       inputs_(bells_.size()) {}
 
+std::byte* Board::scratch() {
+  if (!scratch_) scratch_ = std::make_unique_for_overwrite<std::byte[]>(2 * kSlot);
+  return scratch_.get();
+}
+
 Board::Round Board::publish(const Call& call) {
   const Round round = next_++;
   Line& mine = line(rank_, round);

@@ -8,6 +8,7 @@
 // per rank none is overwritten too early, and no second flag is needed.
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "core/pollable.h"
 #include "transport/arena.h"
 #include "transport/bell.h"
+#include "transport/peer_memory.h"
 #include "transport/slot_writer.h"
 
 namespace quoit {
@@ -48,9 +50,15 @@ class Board {
   // Fills this rank's slots.
   [[nodiscard]] SlotWriter& writer() { return writer_; }
 
-  // Where the tensors are that ranks share; set once, before the first round.
+  // Where the tensors are that ranks share, and how they read each other's; set once, before the
+  // first round.
   void use(Arena& arena) { arena_ = &arena; }
+  void use(PeerMemory& peers) { peers_ = &peers; }
   [[nodiscard]] Arena& arena() const { return *arena_; }
+  [[nodiscard]] PeerMemory& peers() const { return *peers_; }
+
+  // Room for what the others give to one reduction of a slot, of this rank's own.
+  [[nodiscard]] std::byte* scratch();
 
   // The round this rank publishes next.
   [[nodiscard]] Round next() const { return next_; }
@@ -90,6 +98,8 @@ class Board {
   Round rung_ = 0;  // rounds that ring_peers() was called for
   SlotWriter writer_;
   Arena* arena_ = nullptr;
+  PeerMemory* peers_ = nullptr;
+  std::unique_ptr<std::byte[]> scratch_;
 };
 
 // Waits until ranks [first, last) have published `round`, and checks that they make the same call.

@@ -39,7 +39,7 @@ struct alignas(64) HostSegment::Header {
 
 std::size_t HostSegment::bytes(int members) {
   return Header::bytes(members) + Board::bytes(members) + round_up(ShmTransport::bytes(members)) +
-         Introductions::bytes(members);
+         round_up(Introductions::bytes(members)) + PeerMemory::bytes(members);
 }
 
 HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members members)
@@ -52,7 +52,11 @@ HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members 
                                      Board::bytes(board_.size()))),
       introductions_(
           reinterpret_cast<std::byte*>(pipes_) + round_up(ShmTransport::bytes(board_.size())),
-          members_.mine, members_.bells) {
+          members_.mine, members_.bells),
+      peers_(reinterpret_cast<std::byte*>(pipes_) + round_up(ShmTransport::bytes(board_.size())) +
+                 round_up(Introductions::bytes(board_.size())),
+             members_.mine, members_.ranks, members_.single_copy) {
+  board_.use(peers_);
   Member& me = header_->members()[members_.mine];
   me.pid = ::getpid();
   me.start_time = start_time_of(me.pid);
@@ -104,9 +108,7 @@ std::optional<std::string> HostSegment::dead() const {
     const Member& member = header_->members()[i];
     if (member.state.load(std::memory_order_acquire) == kHere &&
         !is_running(member.pid, member.start_time))
-      return text(
-          "rank ", members_.ranks[static_cast<std::size_t>(i)], " died (process ", member.pid,
-          " on this host): look for its own error message, or for the out-of-memory killer");
+      return died(members_.ranks[static_cast<std::size_t>(i)], member.pid);
   }
   return std::nullopt;
 }

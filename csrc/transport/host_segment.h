@@ -10,6 +10,7 @@
 #include "core/clock.h"
 #include "transport/board.h"
 #include "transport/introductions.h"
+#include "transport/peer_memory.h"
 #include "transport/shm.h"
 
 namespace quoit {
@@ -21,6 +22,7 @@ class HostSegment {
     std::vector<int> ranks;    // of the group
     std::vector<Bell*> bells;  // one each
     int mine = 0;              // position of this rank
+    SingleCopy single_copy = SingleCopy::Auto;
   };
 
   static std::size_t bytes(int members);
@@ -39,12 +41,13 @@ class HostSegment {
   void await_all(Deadline deadline);
 
   [[nodiscard]] Board& board() { return board_; }
+  [[nodiscard]] PeerMemory& peers() { return peers_; }
   [[nodiscard]] Introductions& introductions() { return introductions_; }
 
   // Holds the segment's memory.
   [[nodiscard]] std::shared_ptr<void> keep() const { return keep_; }
-  [[nodiscard]] ShmTransport::Host pipes() const {
-    return {members_.ranks, members_.bells, pipes_};
+  [[nodiscard]] ShmTransport::Host pipes() {
+    return {members_.ranks, members_.bells, pipes_, &peers_, keep_};
   }
 
   // Whether the members are more than the cores they may run on together: then nobody spins.
@@ -69,6 +72,7 @@ class HostSegment {
   Board board_;
   Pipe* pipes_;
   Introductions introductions_;
+  PeerMemory peers_;
 };
 
 }  // namespace quoit

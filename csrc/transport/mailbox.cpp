@@ -37,7 +37,7 @@ Transfer Mailbox::post(int from, Tag tag, Bytes into, Fit fit) {
   return Transfer(posted.receive);
 }
 
-Arrival& Mailbox::begin(int from, Tag tag, std::size_t size, bool direct) {
+Arrival& Mailbox::expect(int from, Tag tag, std::size_t size, bool direct) {
   Arrival& arrival = arrivals_.emplace_back();
   arrival.from = from;
   arrival.tag = tag;
@@ -55,32 +55,43 @@ Arrival& Mailbox::begin(int from, Tag tag, std::size_t size, bool direct) {
     }
     ++posted;
   }
-  arrival.held = direct && (arrival.receive ? arrival.receive->closed : tag == kDeviceTag);
-  if (arrival.held) return arrival;
-  try {
-    place(arrival);
-  } catch (...) {
-    arrivals_.pop_back();
-    throw;
-  }
   return arrival;
+}
+
+void Mailbox::land(Arrival& arrival, std::size_t have) {
+  const bool wanted = arrival.receive && arrival.receive->error.empty();
+  if (wanted && arrival.size <= arrival.landing.size()) {
+    arrival.into = std::exchange(arrival.landing, {}).data();
+    if (have > 0) copy_bytes(arrival.buffer.get(), arrival.into, have);
+    arrival.buffer.reset();
+  } else if (arrival.into == nullptr) {
+    arrival.buffer.reset(new (std::nothrow) std::byte[arrival.size]);
+    if (!arrival.buffer) throw std::bad_alloc();
+    arrival.into = arrival.buffer.get();
+  }
 }
 
 void Mailbox::place(Arrival& arrival) {
   arrival.held = false;
-  const bool wanted = arrival.wanted() && arrival.receive->error.empty();
-  if (wanted && !arrival.whole && arrival.size <= arrival.landing.size()) {
-    arrival.into = std::exchange(arrival.landing, {}).data();
-    return;
-  }
   if (arrival.receive && arrival.receive->closed) {
     arrival.whole = arrival.receive->error.empty();
     arrival.landing = {};
   }
-  arrival.direct = false;
-  arrival.buffer.reset(new (std::nothrow) std::byte[arrival.size]);
-  if (!arrival.buffer) throw std::bad_alloc();
-  arrival.into = arrival.buffer.get();
+  land(arrival, 0);
+  arrival.direct = arrival.buffer == nullptr;
+}
+
+Arrival& Mailbox::begin(int from, Tag tag, std::size_t size, bool direct) {
+  Arrival& arrival = expect(from, tag, size, direct);
+  arrival.held = direct && (arrival.receive ? arrival.receive->closed : tag == kDeviceTag);
+  if (arrival.held) return arrival;
+  try {
+    place(arrival);
+  } catch (const std::bad_alloc&) {
+    arrivals_.pop_back();
+    throw;
+  }
+  return arrival;
 }
 
 void Mailbox::arrived(Arrival& arrival) {
@@ -88,6 +99,12 @@ void Mailbox::arrived(Arrival& arrival) {
   if (!arrival.receive) return;
   for (auto it = arrivals_.begin(); it != arrivals_.end(); ++it)
     if (&*it == &arrival) return finish(it);
+}
+
+void Mailbox::spoil(Arrival& arrival, std::string why) {
+  arrival.spoiled = std::move(why);
+  if (arrival.receive) arrival.receive->error = arrival.spoiled;
+  arrived(arrival);
 }
 
 void Mailbox::deliver(int from, Tag tag, ConstBytes data) {
@@ -102,6 +119,7 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
   arrival.receive->peer = arrival.from;
   arrival.receive->size = arrival.size;
   arrival.receive->announced = arrival.tag != posted.tag;
+  arrival.receive->error = arrival.spoiled;
   arrival.whole = posted.fit == Fit::Whole || arrival.receive->announced;
   if (arrival.whole) return;
   if (posted.fit != Fit::Any && arrival.size != posted.into.size()) {
@@ -116,7 +134,7 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
 
 void Mailbox::finish(std::list<Arrival>::iterator arrival) {
   const std::size_t kept = std::min(arrival->size, arrival->landing.size());
-  if (kept > 0 && !arrival->receive->cancelled)
+  if (kept > 0 && arrival->receive->error.empty() && !arrival->receive->cancelled)
     copy_bytes(arrival->buffer.get(), arrival->landing.data(), kept);
   if (arrival->whole) arrival->receive->whole = std::move(arrival->buffer);
   arrival->receive->complete();

@@ -22,6 +22,7 @@ struct Arrival {
   bool whole = false;                        // the receive gets the buffer
   bool direct = false;  // no buffer has been chosen, and the transport writes devices' memory
   bool held = false;    // the transport waits until it is wanted(), and then calls place()
+  std::string spoiled;  // why it will never be whole
   bool complete = false;
 
   [[nodiscard]] bool wanted() const { return receive && !receive->closed; }
@@ -44,6 +45,15 @@ class Mailbox {
   void place(Arrival& arrival);
 
   void arrived(Arrival& arrival);
+
+  // begin() in two steps, for a transport that can let a message wait: matches it; and gives it
+  // memory, where the receive wants it if that is there by now. What `have` bytes of it lie in its
+  // buffer come along. Throws std::bad_alloc.
+  [[nodiscard]] Arrival& expect(int from, Tag tag, std::size_t size, bool direct = false);
+  void land(Arrival& arrival, std::size_t have);
+
+  // In place of arrived(): the rest will not come, and its receive fails.
+  void spoil(Arrival& arrival, std::string why);
 
   // A whole message at once.
   void deliver(int from, Tag tag, ConstBytes data);

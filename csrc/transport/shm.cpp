@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/copy.h"
 
@@ -38,14 +39,16 @@ ShmTransport::ShmTransport(Host host, int rank, Mailbox& mailbox) : mailbox_(mai
   for (std::size_t i = 0; i < n; ++i) {
     if (i == me) continue;
     index_[static_cast<std::size_t>(host.members[i])] = peers_.size();
-    peers_.push_back({host.members[i],
-                      host.bells[i],
-                      &host.pipes[me * n + i],
-                      &host.pipes[i * n + me],
-                      {},
-                      nullptr,
-                      0,
-                      0});
+    Pipe& out = host.pipes[me * n + i];
+    Pipe& in = host.pipes[i * n + me];
+    peers_.push_back(
+        {.rank = host.members[i],
+         .bell = host.bells[i],
+         .out = &out,
+         .in = &in,
+         .offers_out = {out.offers, *host.memory, host.keep},
+         .offers_in = {in.offers, *host.memory, static_cast<int>(i), *host.bells[i], mailbox},
+         .sends = {}});
   }
 }
 
@@ -53,7 +56,7 @@ Transfer ShmTransport::send(int to, Tag tag, ConstBytes data) {
   Peer& peer = peers_[index_[static_cast<std::size_t>(to)]];
   auto state = std::make_shared<Transfer::State>();
   state->peer = to;
-  peer.sends.push_back({{data.size(), tag}, data, 0, state});
+  peer.sends.push_back({{data.size(), tag}, data, state});
   push(peer);
   return Transfer(std::move(state));
 }
@@ -62,9 +65,33 @@ bool ShmTransport::progress() {
   bool moved = false;
   for (Peer& peer : peers_) {
     moved |= pull(peer);
+    moved |= peer.offers_in.fetch();
+    moved |= peer.offers_out.settle();
     if (!peer.sends.empty()) moved |= push(peer);
   }
   return moved;
+}
+
+// Writes the head of a message if there is room for it.
+bool ShmTransport::begin(Peer& peer, Outgoing& message, std::uint64_t& at) {
+  const std::uint64_t room =
+      Pipe::kCapacity - (at - peer.out->read.load(std::memory_order_acquire));
+  Head head{message.frame, {}};
+  if (room < head.bytes()) return false;
+  if (message.frame.size >= kLongMessage) {
+    head.more.address = reinterpret_cast<std::uintptr_t>(message.data.data());
+    head.more.sent = nanoseconds_now();
+    head.more.offer = peer.offers_out.offer(message.data, message.state);
+  }
+  copy_in(*peer.out, at, reinterpret_cast<const std::byte*>(&head), head.bytes());
+  at += head.bytes();
+  ++peer.begun;
+  message.begun = true;
+  if (head.more.offer == 0) return true;
+  // The rest is between the two offer tables.
+  message.sent = message.data.size();
+  message.state.reset();
+  return true;
 }
 
 // Writes as much of the queued messages as the pipe has room for.
@@ -73,37 +100,69 @@ bool ShmTransport::push(Peer& peer) {
   std::uint64_t at = peer.out->written.load(std::memory_order_relaxed);
   while (!peer.sends.empty()) {
     Outgoing& message = peer.sends.front();
-    if (message.sent == 0 && message.state->cancelled) {
-      peer.sends.pop_front();
-      continue;
-    }
-    std::size_t room = Pipe::kCapacity - (at - peer.out->read.load(std::memory_order_acquire));
-    if (message.sent == 0) {
-      if (room < sizeof(Frame)) break;
-      copy_in(*peer.out, at, reinterpret_cast<const std::byte*>(&message.frame), sizeof(Frame));
-      message.sent = sizeof(Frame);
-      at += sizeof(Frame);
-      room -= sizeof(Frame);
+    if (!message.begun) {
+      if (message.state->cancelled) {
+        peer.sends.pop_front();
+        continue;
+      }
+      if (!begin(peer, message, at)) break;
       moved = true;
     }
-    const std::size_t done = message.sent - sizeof(Frame);
-    const std::size_t bytes = std::min({message.data.size() - done, room, kStride});
-    // A cancelled message was announced already: fill the promised length without its memory.
-    if (!message.state->cancelled && bytes > 0)
-      copy_in(*peer.out, at, message.data.data() + done, bytes);
+    const std::size_t left = message.data.size() - message.sent;
+    const std::size_t room =
+        Pipe::kCapacity - (at - peer.out->read.load(std::memory_order_acquire));
+    const std::size_t bytes = std::min({left, room, kStride});
+    if (bytes > 0) {
+      // A cancelled message was announced already: fill the promised length without its memory.
+      if (message.state->cancelled)
+        peer.out->given_up[peer.begun % Pipe::kGivenUp].store(peer.begun,
+                                                              std::memory_order_relaxed);
+      else
+        copy_in(*peer.out, at, message.data.data() + message.sent, bytes);
+    }
     at += bytes;
     message.sent += bytes;
     peer.out->written.store(at, std::memory_order_release);
     moved |= bytes > 0;
-    if (message.sent - sizeof(Frame) < message.data.size()) {
+    if (message.sent < message.data.size()) {
       if (bytes < kStride) break;
       continue;
     }
-    message.state->complete();
+    if (message.state) message.state->complete();
     peer.sends.pop_front();
   }
   if (moved) ring(*peer.bell);
   return moved;
+}
+
+// A head is written whole before it is published.
+void ShmTransport::take_head(Peer& peer, std::uint64_t& at) {
+  Head head{};
+  const auto take = [&](std::byte* into, std::size_t bytes) {
+    copy_out(*peer.in, at, bytes, [&](std::size_t offset, ConstBytes piece) {
+      std::memcpy(into + offset, piece.data(), piece.size());
+    });
+    at += bytes;
+  };
+  take(reinterpret_cast<std::byte*>(&head.frame), sizeof(Frame));
+  if (head.bytes() > sizeof(Frame))
+    take(reinterpret_cast<std::byte*>(&head.more), sizeof(LongFrame));
+  ++peer.came;
+  if (head.more.offer > 0)
+    return peer.offers_in.add(mailbox_.expect(peer.rank, head.frame.tag, head.frame.size),
+                              head.more);
+  Arrival& arrival = mailbox_.begin(peer.rank, head.frame.tag, head.frame.size);
+  peer.arrival = &arrival;
+  peer.received = 0;
+  peer.timed = arrival.receive ? head.more.sent : 0;
+}
+
+void ShmTransport::finish(Peer& peer) {
+  Arrival& arrival = *std::exchange(peer.arrival, nullptr);
+  if (peer.in->given_up[peer.came % Pipe::kGivenUp].load(std::memory_order_relaxed) == peer.came)
+    return mailbox_.spoil(arrival, gave_up(peer.rank, arrival.size));
+  if (peer.timed > 0) peer.offers_in.came_by_pipe(arrival.size, peer.timed);
+  mailbox_.arrived(arrival);
 }
 
 // Reads what lies in the pipe.
@@ -113,14 +172,8 @@ bool ShmTransport::pull(Peer& peer) {
   if (at == end) return false;
   while (at != end) {
     if (peer.arrival == nullptr) {
-      // A frame is written whole before it is published.
-      Frame frame{};
-      copy_out(*peer.in, at, sizeof(Frame), [&](std::size_t offset, ConstBytes piece) {
-        std::memcpy(reinterpret_cast<std::byte*>(&frame) + offset, piece.data(), piece.size());
-      });
-      at += sizeof(Frame);
-      peer.arrival = &mailbox_.begin(peer.rank, frame.tag, frame.size);
-      peer.received = 0;
+      take_head(peer, at);
+      if (peer.arrival == nullptr) continue;
     }
     const std::size_t bytes =
         std::min<std::uint64_t>({peer.arrival->size - peer.received, end - at, kStride});
@@ -130,9 +183,7 @@ bool ShmTransport::pull(Peer& peer) {
     at += bytes;
     peer.received += bytes;
     peer.in->read.store(at, std::memory_order_release);
-    if (peer.received < peer.arrival->size) continue;
-    mailbox_.arrived(*peer.arrival);
-    peer.arrival = nullptr;
+    if (peer.received == peer.arrival->size) finish(peer);
   }
   peer.in->read.store(at, std::memory_order_release);
   // The writer may sleep because the pipe was full. Before it is empty again this comes true.

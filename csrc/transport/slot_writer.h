@@ -1,63 +1,77 @@
 #pragma once
-// Puts bytes into slots that other ranks read, in the way that is faster on this machine just now.
+// Gives bytes to the other ranks of a host in the way that is faster on this machine just now.
 //
-// A plain store first fetches the line out of the cache of whoever read it last. Between cores that
-// share a last-level cache that is cheap; between others it is the slowest step of a collective,
-// and non-temporal stores, which send the line to memory without fetching it, are twice as fast.
-// Where ranks run is not known and changes when they migrate, so both ways are timed: every trial
-// of about kTrial bytes uses one of them, and kProbe trials in kCycle the slower one: several in a
-// row, as the first finds the slots in the caches where the other way left them. Ranks make the
-// same calls, hence the same trials at the same time; when they disagree nothing but time is lost.
+// A plain store into a slot first fetches the line out of the cache of whoever read it last.
+// Between cores that share a last-level cache that is cheap; between others it is the slowest step
+// of a collective, and non-temporal stores, which send the line to memory without fetching it, are
+// twice as fast. Or nothing is put into slots, and the others have the kernel copy it from where it
+// lies (PeerMemory): one copy in place of two, but a slow one on some machines. So the ways are
+// timed, call by call. One rank times and decides for all; the others hear in one call how they go
+// in the next one of its kind.
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
 #include "core/call.h"
 #include "core/clock.h"
+#include "transport/trials.h"
 
 namespace quoit {
 
 class SlotWriter {
  public:
-  static constexpr std::size_t kSmall = 512 * 1024;  // shorter calls stay in cache: plain stores
-  static constexpr std::size_t kTrial = 2 * 1024 * 1024;
-  static constexpr unsigned kProbe = 4;
-  static constexpr unsigned kCycle = 128;
-  static constexpr std::size_t kSizes = 9;  // the last one is for all from 128 MiB on
+  // Shorter calls stay in cache: no streaming; and are not worth another round: no way but slots.
+  static constexpr std::size_t kWorthStreaming = 512 * 1024;
+  static constexpr std::size_t kWorthReading = 32 * 1024;
 
-  enum class Way : std::uint8_t { Plain, Streaming };
+  enum class Way : std::uint8_t { Plain, Streaming, InPlace };
+  static constexpr std::size_t kWays = 3;
 
-  // A call that moves `bytes` through the slots begins. Kinds of collectives and sizes (from one
-  // power of two to the next) are timed apart: what fits a cache differs from what does not.
+  // A call begins that gives `bytes`, as all ranks say alike.
   void begin(Op op, std::size_t bytes);
+
+  // On the rank that decides, once in a call: how the next call of its kind shall go, which all
+  // ranks then agree on. `readable`: the others can read what lies anywhere. Times this call.
+  Way decide(bool readable);
+  void agree(Way next) { kind_->way = next; }
+
+  // All is given that can be before the others are there; now they are; the call is over. What lies
+  // between the first two is not counted.
+  void given() {
+    if (timed_) spent_ = Clock::now() - since_;
+  }
+  void everyone_came() {
+    if (timed_) since_ = Clock::now();
+  }
+  void end() {
+    if (timed_) record(Seconds(spent_ + (Clock::now() - since_)).count());
+  }
+
+  [[nodiscard]] Way way() const { return way_; }
 
   // Copies into a slot (unless they are the same memory); other ranks may read it once a flag is
   // published by this thread.
   void put(const std::byte* from, std::byte* slot, std::size_t bytes) const;
 
-  [[nodiscard]] Way way() const { return way_; }
-
-  // A round of the call ended that moved `bytes`.
-  void moved(std::size_t bytes) {
-    if (timed_) record(bytes, Clock::now());
-  }
-  void record(std::size_t bytes, Clock::time_point now);
+  // What end() comes to: the call took so many seconds.
+  void record(double seconds);
 
  private:
-  // What was found out about one kind of call.
-  struct Experience {
-    std::array<double, 2> cost{};  // by Way, seconds per byte
-    unsigned trials = 0;
-  };
-  void choose();
+  static constexpr std::size_t kFirstSize = 16 * 1024;
+  static constexpr std::size_t kSizes = 14;  // the last one is for all from 128 MiB on
 
+  struct Kind {
+    Trials<kWays> trials;
+    Way way = Way::Plain;  // of its next call
+  };
+
+  std::array<Kind, kOps * kSizes> kinds_{};
+  Kind* kind_ = nullptr;  // of the call under way
+  std::size_t bytes_ = 0;
   Way way_ = Way::Plain;
   bool timed_ = false;
-  std::array<Experience, kOps * kSizes> experiences_{};
-  Experience* kind_ = nullptr;  // of the call under way
-  std::size_t left_ = 0;        // bytes that the call has yet to move
-  std::size_t measured_ = 0;    // bytes of the trial under way
-  Clock::time_point since_{};   // when it began: at the end of its first round, when all are there
+  Clock::time_point since_{};
+  Clock::duration spent_{};
 };
 
 }  // namespace quoit

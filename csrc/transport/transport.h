@@ -2,6 +2,7 @@
 // Transports move bytes between two ranks of one group. Everything here is called under the lock of
 // the engine that drives the group, so one transport is never entered by two threads at once.
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,6 +47,8 @@ class Transfer final : public Pollable {
     bool closed = false;     // the memory may not be written yet
     std::unique_ptr<std::byte[]> whole;
     std::string error;  // empty when it went well
+    // Of a send whose memory the other side may be reading: what to do when it is cancelled.
+    std::function<void()> withdraw;
 
     void complete() { done.store(true, std::memory_order_release); }
     void fail(std::string why) {
@@ -91,7 +94,9 @@ class Transfer final : public Pollable {
 
  private:
   void cancel() {
-    if (state_ && !state_->done.load(std::memory_order_acquire)) state_->cancelled = true;
+    if (!state_ || state_->done.load(std::memory_order_acquire)) return;
+    state_->cancelled = true;
+    if (state_->withdraw) state_->withdraw();
   }
 
   std::shared_ptr<State> state_;
@@ -101,6 +106,12 @@ class Transfer final : public Pollable {
 inline std::string left_the_group(int rank) {
   return text("rank ", rank,
               " left the group: it destroyed its process group, or its program ended");
+}
+
+// Why nothing more comes from a rank of this host whose process is gone.
+inline std::string died(int rank, int pid) {
+  return text("rank ", rank, " died (process ", pid,
+              " on this host): look for its own error message, or for the out-of-memory killer");
 }
 
 class Transport {

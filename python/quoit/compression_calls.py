@@ -77,7 +77,7 @@ def is_mean(op: Any) -> bool:
 
 def home_of(device: torch.device, group: dist.ProcessGroup | None = None) -> torch.device:
     """Where tensors of this device are compressed in the group, and their residuals must be: there,
-    if all ranks have NCCL and kernels for it, else on the CPU. All ranks call this."""
+    if all ranks have kernels for it, and NCCL or CUDA IPC, else on the CPU. All ranks call this."""
     if device.type == "cpu":
         return device
     on_host = _build.load_c10d().compressed_on_host(native_backend(group), device)

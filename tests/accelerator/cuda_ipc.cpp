@@ -17,7 +17,7 @@
 namespace {
 
 constexpr size_t kCellBytes = 1 << 20;  // for the events of one process
-constexpr unsigned char kPoison = 0xA5;
+constexpr unsigned char kPoison = 0xFF;
 constexpr auto kLook = std::chrono::microseconds(20);
 
 struct Handle {

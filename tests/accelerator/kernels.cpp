@@ -1,7 +1,11 @@
 // Kernels for the test accelerator, in place of CUDA's: each launch copies its arguments, as CUDA's
 // do, and queues the host's stand-in (tests/cpp/cuda_host.h) on the stream, a fake::Stream.
 
+#include <dlfcn.h>
+
 #include <atomic>
+#include <cstdlib>
+#include <string>
 #include <utility>
 
 #include "cuda_host.h"
@@ -75,7 +79,20 @@ void add_reductions(KernelSet& set, std::index_sequence<Cells...>) {
   (add_reduction<Cells / kReduceOps, Cells % kReduceOps>(set), ...);
 }
 
+// Whether a kernel launched now runs where it shall: by the driver's stand-in, in the context that
+// the thread has made current. NCCL's launches go where torch is, which needs none.
+bool in_context() {
+  const char* const driver = std::getenv("QUOIT_CUDA_DRIVER");
+  const char* const nccl = std::getenv("QUOIT_NCCL");
+  if (driver == nullptr || (nccl != nullptr && std::string(nccl) != "off")) return true;
+  void* const library = dlopen(driver, RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return true;
+  int device = 0;
+  return reinterpret_cast<int (*)(int*)>(dlsym(library, "cuCtxGetDevice"))(&device) == 0;
+}
+
 void check(const char* what) {
+  QUOIT_CHECK(in_context(), UnavailableError, what, ": launched outside of the device's context");
   int left = failing;
   while (left > 0 && !failing.compare_exchange_weak(left, left - 1)) {
   }

@@ -12,7 +12,7 @@ namespace fake {
 namespace {
 
 constexpr int64_t kPool = 8;
-constexpr unsigned char kPoison = 0xA5;
+constexpr unsigned char kPoison = 0xFF;
 constexpr auto kExit = std::chrono::seconds(2);
 
 std::atomic<long> delay_us{0};

@@ -78,7 +78,7 @@ int& current_device();
 Stream& current_stream(int device);
 void set_current_stream(Stream& stream);
 
-// Device memory. What is freed is overwritten with 0xA5 when its stream and all streams that were
+// Device memory. What is freed is overwritten with 0xFF when its stream and all streams that were
 // noted as users have come to that point, and only then given out again; it is never unmapped, so
 // that work which comes too late reads wrong numbers and does not crash.
 struct Block {

@@ -2,10 +2,10 @@
 // Ranks as threads that run compressed collectives by the kernels of CUDA, on the host: an exchange
 // is a meeting of all.
 #include <barrier>
-#include <span>
 #include <thread>
 
 #include "collective/device_factored.h"
+#include "collective/windows.h"
 #include "cuda_host.h"
 #include "kernels/cast.h"
 #include "world.h"
@@ -30,24 +30,35 @@ class Meeting {
  public:
   explicit Meeting(int ranks) : barrier_(ranks), posted_(static_cast<std::size_t>(ranks)) {}
 
-  // Every message must have its other side.
-  void exchange(int rank, std::span<const DeviceMessage> messages) {
-    posted_[static_cast<std::size_t>(rank)] = messages;
+  // What a rank gives must be what the other expects, and its own be one memory.
+  Task exchange(int rank, DeviceExchange all) {
+    const auto me = static_cast<std::size_t>(rank);
+    posted_[me] = &all;
     barrier_.arrive_and_wait();
-    for (const DeviceMessage& mine : messages) {
-      const DeviceMessage* theirs = nullptr;
-      for (const DeviceMessage& other : posted_[static_cast<std::size_t>(mine.rank)])
-        if (other.rank == rank && other.sending != mine.sending) theirs = &other;
-      EXPECT(theirs != nullptr && theirs->size == mine.size && mine.size > 0, "rank ", rank,
-             mine.sending ? " sends" : " expects", " what rank ", mine.rank, " does not");
-      if (!mine.sending) std::memcpy(mine.bytes, theirs->bytes, mine.size);
+    EXPECT(all.given.size() == posted_.size() && all.taken.size() == posted_.size(),
+           "one of each for each rank");
+    for (std::size_t r = 0; r < posted_.size(); ++r) {
+      const View given = posted_[r]->given[me], taken = all.taken[r];
+      EXPECT(given.count == taken.count, "rank ", r, " gives ", given.count, " bytes to rank ", me,
+             ", which expects ", taken.count);
+      EXPECT(posted_[r]->to_all == all.to_all && known(*posted_[r]) == known(all), "ranks ", r,
+             " and ", me, " make other exchanges");
+      EXPECT(!all.to_all || all.given[r].data == all.given[me].data, "to ", r, " another");
+      EXPECT((given.data == taken.data) == (r == me), "between ", r, " and ", me);
+      if (r != me && given.count > 0) std::memcpy(taken.data, given.data, given.count);
     }
     barrier_.arrive_and_wait();
+    co_return;
   }
 
  private:
+  // The longest, of what all ranks know.
+  static std::size_t known(const DeviceExchange& all) {
+    return longest(all.to_all ? all.taken : all.given);
+  }
+
   std::barrier<> barrier_;
-  std::vector<std::span<const DeviceMessage>> posted_;
+  std::vector<const DeviceExchange*> posted_;
 };
 
 // Memory for a run, filled with what is no number.
@@ -82,7 +93,7 @@ void on_devices(int ranks, Body body) {
         CompressionReport report;
         DeviceRun on{host_kernels(),
                      {},
-                     [&](std::span<const DeviceMessage> m) { meeting.exchange(rank, m); },
+                     [&](DeviceExchange all) { return meeting.exchange(rank, std::move(all)); },
                      report};
         body(rank, on);
       } catch (const std::exception& e) {

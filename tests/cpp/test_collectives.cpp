@@ -226,6 +226,7 @@ int main() {
     int hosts;
     const char* algorithm;
     const char* transport = "auto";
+    SingleCopy single_copy = SingleCopy::Auto;
   };
   const Layout layouts[] = {{1, 1, "auto"},
                             {2, 1, "auto"},
@@ -257,10 +258,17 @@ int main() {
                             {2, 2, "auto", "shm+tcp"},
                             {3, 3, "auto", "shm+tcp"},
                             {5, 2, "auto", "shm+tcp"},
-                            {4, 4, "auto", "tcp"}};
+                            {4, 4, "auto", "tcp"},
+                            {1, 1, "auto", "auto", SingleCopy::Always},
+                            {2, 1, "auto", "auto", SingleCopy::Always},
+                            {3, 1, "auto", "auto", SingleCopy::Always},
+                            {5, 1, "auto", "auto", SingleCopy::Always},
+                            {3, 1, "ring", "auto", SingleCopy::Always},
+                            {5, 2, "auto", "auto", SingleCopy::Always},
+                            {3, 1, "auto", "auto", SingleCopy::Never}};
   for (const Layout& layout : layouts) {
-    auto world =
-        make_world(hosts_of(layout.ranks, layout.hosts), layout.algorithm, 60, layout.transport);
+    auto world = make_world(hosts_of(layout.ranks, layout.hosts), layout.algorithm, 60,
+                            layout.transport, layout.single_copy);
     const auto n = static_cast<std::size_t>(layout.ranks);
     for (const std::size_t count : {std::size_t{0}, std::size_t{1}, n - 1, n, n + 1,
                                     std::size_t{1000}, std::size_t{40'000}, kLarge})

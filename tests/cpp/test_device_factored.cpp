@@ -39,7 +39,7 @@ void beside_the_cpu(LowRank::Method method, DType dtype, int ranks, int spoilt) 
       Rooms rooms;
       DeviceAllReduce reduce({own.data.data(), total(), dtype}, own.state.compression(method),
                              terms_of(terms, {ReduceOp::Avg}, ranks), rank, ranks, rooms.room());
-      reduce.run(static_cast<std::uint64_t>(step) + 1, on);
+      run_at_once(reduce.run(static_cast<std::uint64_t>(step) + 1, on));
     });
     for (std::size_t r = 0; r < cpu.size(); ++r) {
       const bool finite = step != spoilt || dtype != DType::Float32;

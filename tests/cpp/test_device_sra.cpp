@@ -132,7 +132,7 @@ void all_reduce(const Case& one) {
       DeviceAllReduce reduce(view_of(own.data, one.dtype), how(own),
                              terms_of(one.terms(), {one.op}, one.ranks), rank, one.ranks,
                              rooms.room());
-      reduce.run(kSeed + static_cast<std::uint64_t>(step) + 1, on);
+      run_at_once(reduce.run(kSeed + static_cast<std::uint64_t>(step) + 1, on));
       EXPECT(on.report.sent_bytes == sent[static_cast<std::size_t>(rank)], one.said(step), ": ",
              on.report.sent_bytes, " bytes sent");
     });
@@ -170,7 +170,8 @@ void scatter_and_gather(const Case& one) {
         const auto parts = gathers ? blocks_for(one.ranks, one.codec, nullptr) : blocks->parts();
         const DeviceSra sra(cut_into_tiles(data, parts), blocks_of(*blocks), stages, rank);
         terms.seed = kSeed + 2 * static_cast<std::uint64_t>(step) + (gathers ? 2 : 1);
-        sra.run(rooms.get(sra.room(), false), gathers ? Terms{.seed = terms.seed} : terms, on);
+        run_at_once(
+            sra.run(rooms.get(sra.room(), false), gathers ? Terms{.seed = terms.seed} : terms, on));
       }
     });
     expect_same(device, cpu, one, step);
@@ -191,8 +192,9 @@ void beside_the_cpu(const std::string& codec, int ranks) {
 void nothing_at_all() {
   on_devices(3, [](int rank, DeviceRun& on) {
     Rooms rooms;
-    DeviceAllReduce({nullptr, 0, DType::Float32}, compression({}), {}, rank, 3, rooms.room())
-        .run(0, on);
+    const DeviceAllReduce none({nullptr, 0, DType::Float32}, compression({}), {}, rank, 3,
+                               rooms.room());
+    run_at_once(none.run(0, on));
     EXPECT(on.report.sent_bytes == 0, on.report.sent_bytes);
   });
 }
@@ -214,9 +216,9 @@ void few_launches() {
   const auto tiles = cut_into_tiles(view(data, DType::Float32), parts);
   const DeviceSra sra(tiles, {{0, 100}, {100, 100}}, SraStages::Gather, 0);
   CompressionReport report;
-  DeviceRun on{counted, {}, [](std::span<const DeviceMessage>) {}, report};
+  DeviceRun on{counted, {}, [](DeviceExchange) -> Task { co_return; }, report};
   Rooms rooms;
-  sra.run(rooms.get(sra.room(), false), {}, on);
+  run_at_once(sra.run(rooms.get(sra.room(), false), {}, on));
   EXPECT(launches == 1, launches);
 }
 

@@ -1,5 +1,6 @@
 // Copies, plain and streaming, at every alignment; and the choice between them, on a made-up
 // machine whose speed the test sets. Prints what failed; returns non-zero then.
+#include <array>
 #include <vector>
 
 #include "checks.h"
@@ -32,54 +33,83 @@ void copies_are_exact() {
   }
 }
 
-// Speeds of a machine, in seconds per MiB.
+using Way = SlotWriter::Way;
+
+// Speeds of a machine, in seconds per MiB, by Way.
 struct Machine {
-  double plain, streaming;
+  std::array<double, SlotWriter::kWays> costs;
 };
 
-// Makes calls of `bytes` in rounds of 128 KiB; returns the share of rounds that streamed.
-double share_streamed(SlotWriter& writer, Machine machine, std::size_t bytes, int calls) {
-  constexpr std::size_t kRound = 128 * 1024;
-  static Clock::time_point now = Clock::now();
-  int rounds = 0, streamed = 0;
+// Makes calls of `bytes` on two ranks, of which the first decides; returns the share of the calls
+// that went each way. `readable` on the rank that decides.
+std::array<double, SlotWriter::kWays> shares(std::array<SlotWriter, 2>& ranks, Machine machine,
+                                             std::size_t bytes, int calls, bool readable = true) {
+  std::array<double, SlotWriter::kWays> went{};
   for (int call = 0; call < calls; ++call) {
-    writer.begin(Op::AllReduce, bytes);
-    for (std::size_t moved = 0; moved < bytes; moved += kRound) {
-      const bool streams = writer.way() == SlotWriter::Way::Streaming;
-      const double seconds = (streams ? machine.streaming : machine.plain) / 8;
-      now += std::chrono::duration_cast<Clock::duration>(Seconds(seconds));
-      writer.record(kRound, now);
-      ++rounds;
-      streamed += streams;
-    }
+    for (SlotWriter& rank : ranks) rank.begin(Op::AllReduce, bytes);
+    const Way way = ranks[0].way();
+    EXPECT(way == ranks[1].way(), "ranks go the same way in call ", call);
+    const Way next = ranks[0].decide(readable);
+    for (SlotWriter& rank : ranks) rank.agree(next);
+    const auto index = static_cast<std::size_t>(way);
+    ranks[0].record(machine.costs[index] * static_cast<double>(bytes) / (1 << 20));
+    went[index] += 1.0 / calls;
   }
-  return static_cast<double>(streamed) / rounds;
+  return went;
 }
 
-void the_faster_way_is_found() {
-  constexpr Machine kNear{1e-4, 2e-4}, kFar{3e-4, 1.5e-4};
+double share_of(Way way, const std::array<double, SlotWriter::kWays>& went) {
+  return went[static_cast<std::size_t>(way)];
+}
+
+constexpr Machine kNear{{1e-4, 2e-4, 3e-4}}, kFar{{3e-4, 1.5e-4, 2e-4}},
+    kDirect{{3e-4, 2e-4, 1e-4}};
+
+void the_fastest_way_is_found() {
   for (const std::size_t bytes : {std::size_t{1} << 20, std::size_t{64} << 20}) {
-    SlotWriter writer;
-    share_streamed(writer, kNear, bytes, 20);
-    EXPECT(share_streamed(writer, kNear, bytes, 512) < 0.05, "near caches: plain");
-    share_streamed(writer, kFar, bytes, 20);  // the ranks moved apart
-    EXPECT(share_streamed(writer, kFar, bytes, 512) > 0.95, "far caches: streaming");
-    share_streamed(writer, kNear, bytes, 200);  // and back: found by the next probe
-    EXPECT(share_streamed(writer, kNear, bytes, 512) < 0.05, "near again: plain");
+    std::array<SlotWriter, 2> ranks;
+    shares(ranks, kNear, bytes, 20);
+    EXPECT(share_of(Way::Plain, shares(ranks, kNear, bytes, 512)) > 0.95, "near caches: plain");
+    shares(ranks, kFar, bytes, 256);  // the ranks moved apart: found by the next probes
+    EXPECT(share_of(Way::Streaming, shares(ranks, kFar, bytes, 512)) > 0.95, "far: streaming");
+    shares(ranks, kDirect, bytes, 512);
+    EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, bytes, 512)) > 0.95, "in place");
+    shares(ranks, kNear, bytes, 512);  // and back
+    EXPECT(share_of(Way::Plain, shares(ranks, kNear, bytes, 512)) > 0.95, "near again: plain");
   }
 }
 
-void small_calls_stay_in_cache() {
-  SlotWriter writer;
-  share_streamed(writer, {3e-4, 1e-4}, std::size_t{64} << 20, 4);
-  EXPECT(share_streamed(writer, {3e-4, 1e-4}, 256 * 1024, 64) == 0, "small calls are plain");
+void ways_that_are_not_open_are_not_gone() {
+  constexpr std::size_t kLong = std::size_t{4} << 20;
+  std::array<SlotWriter, 2> ranks;
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, false)) == 0, "not readable");
+  // One call is late: its way was decided in the one before.
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, true)) > 0.9, "readable now");
+  shares(ranks, kDirect, kLong, 1, false);
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 64, false)) == 0, "no longer");
+  EXPECT(share_of(Way::Streaming, shares(ranks, kFar, 256 * 1024, 512)) == 0,
+         "what stays in cache is not streamed");
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, 256 * 1024, 512)) > 0.9, "but read");
+  EXPECT(share_of(Way::Plain, shares(ranks, kDirect, 16 * 1024, 512)) == 1, "small: plain");
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, 256 * 1024, 64)) > 0.9,
+         "which another size does not forget");
+}
+
+// A lost core makes one trial long; that does not make the way a slow one.
+void a_trial_that_was_disturbed_is_forgotten() {
+  std::array<SlotWriter, 2> ranks;
+  shares(ranks, kDirect, 1 << 20, 64);
+  shares(ranks, {{3e-4, 2e-4, 1e-2}}, 1 << 20, 1);
+  shares(ranks, kDirect, 1 << 20, 256);
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, 1 << 20, 512)) > 0.95, "in place again");
 }
 
 }  // namespace
 
 int main() {
   copies_are_exact();
-  the_faster_way_is_found();
-  small_calls_stay_in_cache();
+  the_fastest_way_is_found();
+  ways_that_are_not_open_are_not_gone();
+  a_trial_that_was_disturbed_is_forgotten();
   return quoit::test::verdict();
 }

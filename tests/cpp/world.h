@@ -33,8 +33,10 @@ inline std::vector<std::string> hosts_of(int ranks, int hosts) {
 inline std::vector<ThreadRank> make_world(const std::vector<std::string>& hosts,
                                           const std::string& algorithm = "auto",
                                           double timeout = 60,
-                                          const std::string& transport = "auto") {
+                                          const std::string& transport = "auto",
+                                          SingleCopy single_copy = SingleCopy::Auto) {
   ConnectOptions options;
+  options.single_copy = single_copy;
   options.transport = transport;
   options.tcp.interfaces = "lo";
   options.algorithm = algorithm;

@@ -1,0 +1,112 @@
+#include "transport/peer_memory.h"
+
+#include <sys/prctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <random>
+#include <utility>
+
+#include "transport/transport.h"
+
+namespace quoit {
+namespace {
+
+// As read(), but says what was in the way: an error number, or 0.
+int try_read(int pid, std::uint64_t address, std::byte* into, std::size_t bytes) {
+  while (bytes > 0) {
+    const iovec here{into, bytes};
+    const iovec there{reinterpret_cast<void*>(address),
+                      bytes};  // NOLINT(performance-no-int-to-ptr)
+    const ssize_t got = ::process_vm_readv(pid, &here, 1, &there, 1, 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got < 0 ? errno : EFAULT;
+    into += got;
+    address += static_cast<std::uint64_t>(got);
+    bytes -= static_cast<std::size_t>(got);
+  }
+  return 0;
+}
+
+// Where only ancestors may look into a process (Yama's ptrace_scope 1, the rule on Ubuntu), those
+// that the same launcher started have to be let in.
+void let_siblings_read() {
+  int scope = 0;
+  std::ifstream("/proc/sys/kernel/yama/ptrace_scope") >> scope;
+  if (scope == 1) ::prctl(PR_SET_PTRACER, ::getppid(), 0, 0, 0);
+}
+
+std::uint64_t address_of(const void* data) { return reinterpret_cast<std::uintptr_t>(data); }
+
+}  // namespace
+
+PeerMemory::PeerMemory(std::byte* shared, int mine, std::vector<int> names, SingleCopy when)
+    : cards_(reinterpret_cast<Card*>(shared)),
+      mine_(mine),
+      names_(std::move(names)),
+      when_(when),
+      word_((std::uint64_t{std::random_device{}()} << 32) |
+            static_cast<std::uint32_t>(::getpid())) {
+  if (when == SingleCopy::Never) return;
+  let_siblings_read();
+  Card& card = cards_[mine_];
+  card.pid = ::getpid();
+  card.word = word_;
+  card.word_at.store(address_of(&word_), std::memory_order_release);
+}
+
+void PeerMemory::read(int member, std::uint64_t address, std::byte* into, std::size_t bytes) const {
+  const Card& card = cards_[member];
+  const int failed = try_read(card.pid, address, into, bytes);
+  QUOIT_CHECK(failed != ESRCH, TransportError,
+              died(names_[static_cast<std::size_t>(member)], card.pid));
+  QUOIT_CHECK(failed == 0, TransportError, "rank ", names_[static_cast<std::size_t>(member)],
+              " (process ", card.pid, " on this host) gave ", bytes,
+              " bytes of its memory, which cannot be read any more (", std::strerror(failed),
+              "): did it free it while the call ran?");
+}
+
+bool PeerMemory::all_read() {
+  Card& card = cards_[mine_];
+  if (card.reads.load(std::memory_order_relaxed) == 0) {
+    for (std::size_t i = 0; i < names_.size(); ++i)
+      if (cards_[i].word_at.load(std::memory_order_acquire) == 0) return false;
+    card.reads.store(try_reading() ? kReadsAll : kReadsNotAll, std::memory_order_release);
+  }
+  for (std::size_t i = 0; i < names_.size(); ++i)
+    if (cards_[i].reads.load(std::memory_order_acquire) != kReadsAll) return false;
+  usable_ = true;
+  return true;
+}
+
+bool PeerMemory::try_reading() {
+  for (std::size_t i = 0; i < names_.size(); ++i) {
+    const Card& card = cards_[i];
+    std::uint64_t word = 0;
+    if (try_read(card.pid, card.word_at.load(std::memory_order_acquire),
+                 reinterpret_cast<std::byte*>(&word), sizeof word) != 0 ||
+        word != card.word)
+      return false;
+  }
+  return true;
+}
+
+// Devices' memory, for one, is mapped in ways that the kernel does not read. It is asked about a
+// buffer's ends, and of those that were used lately not again.
+bool PeerMemory::seen(const std::byte* data, std::size_t bytes) {
+  if (bytes == 0) return true;
+  const std::byte* const end = data + bytes;
+  for (const Range& range : seen_)
+    if (range.begin <= data && end <= range.end) return true;
+  std::byte got{};
+  if (try_read(::getpid(), address_of(data), &got, 1) != 0 ||
+      try_read(::getpid(), address_of(end - 1), &got, 1) != 0)
+    return false;
+  seen_[next_seen_++ % seen_.size()] = {data, end};
+  return true;
+}
+
+}  // namespace quoit

@@ -1,0 +1,67 @@
+#pragma once
+// Finds out which of several ways of doing a thing is the fastest here and now, by doing it: which
+// one that is differs from machine to machine, and changes when processes migrate. kProbe calls in
+// kCycle go another way than the fastest: several in a row, as the first finds the caches as the
+// other way left them.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+
+namespace quoit {
+
+template <std::size_t kWays>
+class Trials {
+ public:
+  static constexpr unsigned kProbe = 4;
+  static constexpr unsigned kCycle = 128;
+  static constexpr unsigned kSample = 8;  // of the calls that are no trials one in so many is timed
+
+  // The way of the next call; open[w] tells whether it may go way w, of which there is one.
+  std::size_t next(const std::array<bool, kWays>& open) {
+    const unsigned call = calls_++;
+    std::array<std::size_t, kWays> ways{};
+    std::size_t n = 0;
+    for (std::size_t way = 0; way < kWays; ++way)
+      if (open[way]) ways[n++] = way;
+    for (std::size_t i = 0; i < n; ++i)
+      if (known_[ways[i]].asked < kProbe) return ++known_[ways[i]].asked, ways[i];
+    std::sort(ways.begin(), ways.begin() + static_cast<std::ptrdiff_t>(n),
+              [this](std::size_t a, std::size_t b) { return known_[a].cost < known_[b].cost; });
+    best_ = ways[0];
+    const bool probes = n > 1 && call % kCycle >= kCycle - kProbe;
+    return probes ? ways[1 + call / kCycle % (n - 1)] : best_;
+  }
+
+  // Whether it is worth knowing how long a call takes that goes this way.
+  [[nodiscard]] bool wants(std::size_t way) const {
+    return way != best_ || calls_ <= kWays * (kProbe + 1) || calls_ % kSample == 0;
+  }
+
+  // A call took so long, in whatever unit all of them are told in.
+  void record(std::size_t way, double cost) {
+    double& known = known_[way].cost;
+    // Nothing makes a trial shorter than it takes, but a lost core makes it longer: lower figures
+    // are believed at once, higher ones by halves, and twofold at most.
+    known = known == 0 || cost < known ? cost : (known + std::min(cost, 2 * known)) / 2;
+  }
+
+ private:
+  struct Known {
+    double cost = 0;
+    unsigned asked = 0;  // for trials
+  };
+
+  std::array<Known, kWays> known_{};
+  std::size_t best_ = 0;
+  unsigned calls_ = 0;
+};
+
+// Kinds of what moves bytes, each with its own trials, as what fits a cache differs from what does
+// not: from one power of two to the next, of `first` on; the last kind is for all beyond.
+inline std::size_t size_kind(std::size_t bytes, std::size_t first, std::size_t kinds) {
+  const auto kind = static_cast<std::size_t>(std::bit_width(bytes / first | 1) - 1);
+  return std::min(kind, kinds - 1);
+}
+
+}  // namespace quoit
