@@ -131,12 +131,12 @@ class Copied:
         return source
 
 
-def _on_device(comm: Communicator, played: Case) -> None:
+def on_device(comm: Communicator, played: Case) -> None:
     played(OnDevice(comm))  # type: ignore[arg-type]
 
 
 # What any world must do, on copies. Left out is what is about memory of the host.
-_OF_ANY_WORLD = [
+OF_ANY_WORLD = [
     name
     for name in cases.CASES
     if name.startswith(("all_reduce_", "mismatch_of_"))
@@ -150,9 +150,9 @@ _OF_ANY_WORLD = [
         *("a_rank_that_leaves_early_is_named", "a_message_from_a_rank_that_left_still_arrives"),
     )
 ]
-for _name in _OF_ANY_WORLD:
+for _name in OF_ANY_WORLD:
     if _name != "mismatch_of_splits":  # on the host only those concerned tell
-        CASES[f"any_{_name}"] = functools.partial(_on_device, played=cases.CASES[_name])
+        CASES[f"any_{_name}"] = functools.partial(on_device, played=cases.CASES[_name])
 
 
 @case

@@ -52,6 +52,7 @@ def library() -> ctypes.CDLL:
         ("fake_cuda_get", None, [_VOID, _VOID, _VOID, _SIZE]),
         ("fake_cuda_order", None, [_VOID, _VOID]),
         ("fake_cuda_set_peer_access", None, [ctypes.c_int]),
+        ("fake_cuda_host_copies", ctypes.c_long, []),
         ("fake_cuda_own_memories", ctypes.c_int, []),
         ("fake_cuda_others_memories", ctypes.c_int, []),
         ("fake_cuda_synchronize", None, [_VOID]),

@@ -8,6 +8,9 @@
 #include <cstdio>
 #include <cstring>
 #include <type_traits>
+#ifdef OPEN_MPI
+#include <mpi-ext.h>
+#endif
 
 #include "transport/mpi_abi.h"
 
@@ -67,6 +70,20 @@ static_assert(offsetof(Abi::Status, error) == offsetof(MPI_Status, MPI_ERROR));
 static_assert(quoit::kMpiTextBytes >= MPI_MAX_ERROR_STRING);
 static_assert(quoit::kMpiTextBytes >= MPI_MAX_LIBRARY_VERSION_STRING);
 static_assert(MPI_SUCCESS == 0);
+
+// Beyond the standard, where the header has it.
+using Extensions = quoit::MpiExtensions;
+template <class Header, class Ours>
+constexpr bool kSameType = std::is_same_v<Header, Ours>;
+#if defined(OPEN_MPI) || defined(MPIX_GPU_SUPPORT_CUDA)
+static_assert(
+    kSameType<decltype(&MPIX_Query_cuda_support), decltype(Extensions::query_cuda_support)>);
+#endif
+#ifdef MPIX_GPU_SUPPORT_CUDA
+static_assert(
+    kSameType<decltype(&MPIX_GPU_query_support), decltype(Extensions::gpu_query_support)>);
+static_assert(Extensions::kCuda == MPIX_GPU_SUPPORT_CUDA);
+#endif
 
 int differences = 0;
 int functions = 0;

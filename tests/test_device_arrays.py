@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import building
 import device_array_cases
 import device_ipc_cases
+import device_mpi_cases
 import fake_cuda
+import mpirun
 from conftest import Outcome
 from device_array_cases import COUNTS, mine
 from quoit import Communicator, UnavailableError, _core
 from test_collectives import on_all
-from worlds import World, played
+from worlds import World, launched, played, run_launched
 
 WORLDS = [World("processes", "aa")]
 SLOW_WORLDS = [
@@ -44,6 +47,84 @@ SLOW_IPC_WORLDS = [
 def test_device_arrays_by_ipc(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)
+
+
+MPI_WORLDS = [World("mpich", "ab"), World("openmpi", "aab")]
+SLOW_MPI_WORLDS = [
+    World("mpich", "abc", algorithm="ring"),
+    World("openmpi", "abcde", algorithm="doubling"),
+    World("mpich", "abcde", algorithm="halving"),
+    World("openmpi", "abc"),
+    World("mpich", "aabb"),
+]
+
+
+# Those that other ways play, too.
+SLOW_MPI_CASES = [
+    name
+    for name in device_mpi_cases.CASES
+    if name.startswith("any_") or device_mpi_cases.CASES[name] is device_array_cases.CASES.get(name)
+]
+
+
+@pytest.mark.parametrize(
+    ("world", "case"),
+    played(device_mpi_cases, MPI_WORLDS, SLOW_MPI_WORLDS, SLOW_MPI_CASES),
+)
+def test_device_arrays_over_mpi(world: World, case: str, outcome: Outcome) -> None:
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
+
+
+@pytest.mark.parametrize("family", mpirun.FAMILIES)
+def test_an_mpi_that_says_that_it_takes_memory_of_devices_is_given_it(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = building.FOLDER / "libmpisays.so"
+    with building.locked():
+        source = Path(__file__).with_name("accelerator") / "mpi_says.cpp"
+        building.build(library, [source], [])
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("QUOIT_TEST_MPI_SAYS", "mpi")
+    played = ("as_the_library_says", "nothing_goes_by_the_host")
+    wrong = run_launched(World(family, "ab"), "device_mpi_cases", played, tmp_path)
+    assert not any(wrong.values()), wrong
+
+
+DYING = """
+import os, signal, sys, time
+from pathlib import Path
+sys.modules["torch"] = None
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import fake_cuda, quoit, stage
+from quoit.launch import detect
+
+place = detect()
+os.environ.update(QUOIT_HOST="ab"[place.rank], QUOIT_IFACE="lo", QUOIT_MPI_CUDA="on")
+fake_cuda.install()
+fake_cuda.kernels().fake_offer_kernels()
+comm = quoit.Communicator(place.rank, 2, stage.file_rendezvous(Path(sys.argv[2]), place.rank, 2))
+assert comm.device_route() == "mpi"
+array = fake_cuda.Cupy(np.ones(200_000, np.float32), fake_cuda.new_stream())
+for loop in range(1_000_000):
+    if place.rank == 1 and loop == 30:
+        print("dies", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.all_reduce(array, "MAX")
+"""
+
+
+@pytest.mark.parametrize("family", mpirun.FAMILIES)
+def test_a_rank_that_dies_ends_a_job_over_mpi(family: str, tmp_path: Path) -> None:
+    """As both MPIs have it, also while memory of devices is under way; nothing is left."""
+    program = tmp_path / "dying.py"
+    program.write_text(DYING)
+    arguments = [str(program), str(Path(__file__).parent), str(tmp_path / "meeting")]
+    with launched(World(family, "ab"), arguments) as process:
+        out, err = process.communicate(timeout=40)
+    assert "dies" in out, err
+    assert process.returncode != 0
 
 
 @pytest.mark.parametrize(("world", "case"), played(device_array_cases, WORLDS, SLOW_WORLDS))

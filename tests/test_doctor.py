@@ -389,6 +389,14 @@ def test_the_report_has_a_table_of_hosts() -> None:
     assert re.search(r"mpi +144 pairs of ranks", shown(job(*[2] * 9)))
 
 
+def test_the_report_says_what_mpi_is_given() -> None:
+    found = job(1, 1)
+    assert "CUDA memory" not in shown(replace(found, measurement=MEASURED))
+    for route, words in (("mpi", "MPI is given what"), ("host", "through the host: a rank's MPI")):
+        measurement = replace(MEASURED, routes=("self", "mpi"), device_route=route)
+        assert re.search(rf"CUDA memory +.*{words}", shown(replace(found, measurement=measurement)))
+
+
 def test_a_long_report_is_cut() -> None:
     found = job(20, cores=None)
     for rank in range(20):
@@ -632,6 +640,7 @@ def test_between_hosts_it_is_mpi(family: str, measure: bool, tmp_path: Path) -> 
         ("mpi", "mpi", "self"),
     ]
     assert (found.measurement is not None) == measure
+    assert found.measurement is None or found.measurement.device_route == "host"
     assert any("their host names differ (node0, node1)" in one.what for one in advice)
 
 

@@ -1,4 +1,4 @@
-"""Tensors of an accelerator: by way of the host, over all transports, by CUDA IPC, and by NCCL.
+"""Tensors of an accelerator: by way of the host over all transports, by CUDA IPC, MPI and NCCL.
 
 The accelerator is that of tests/accelerator, and so are NCCL and CUDA's driver.
 """
@@ -10,6 +10,7 @@ import pytest
 import torch_device_cases
 import torch_device_training_cases
 import torch_ipc_cases
+import torch_mpi_device_cases
 import torch_nccl_cases
 from conftest import Outcome
 from worlds import World, played
@@ -56,5 +57,18 @@ SLOW_IPC_WORLDS = [
 
 @pytest.mark.parametrize(("world", "case"), played(torch_ipc_cases, IPC_WORLDS, SLOW_IPC_WORLDS))
 def test_torch_ipc(world: World, case: str, outcome: Outcome) -> None:
+    if wrong := outcome(world, case):
+        pytest.fail(wrong, pytrace=False)
+
+
+MPI_WORLDS = [World("openmpi", "ab")]
+SLOW_MPI_WORLDS = [World("mpich", "aab"), World("mpich", "ab"), World("openmpi", "abc")]
+
+
+@pytest.mark.parametrize(
+    ("world", "case"),
+    played(torch_mpi_device_cases, MPI_WORLDS, SLOW_MPI_WORLDS, torch_device_cases.CASES),
+)
+def test_torch_over_mpi(world: World, case: str, outcome: Outcome) -> None:
     if wrong := outcome(world, case):
         pytest.fail(wrong, pytrace=False)

@@ -79,11 +79,11 @@ def group(job: Job, rank: int, number: int) -> Iterator[Any]:
         torch.accelerator.synchronize()  # before the kernels are no longer offered
 
 
-_OPS: list[Any] = [
+OPS: list[Any] = [
     *(dist.ReduceOp.SUM, dist.ReduceOp.AVG, dist.ReduceOp.PRODUCT, dist.ReduceOp.MIN),
     *(dist.ReduceOp.MAX, dist.ReduceOp.BAND, dist.ReduceOp.BOR, dist.ReduceOp.BXOR),
 ]
-_DTYPES = [
+DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.int16),
     *(torch.int32, torch.int64, torch.uint8, torch.bool),
     *([] if tested_device.FAKE else [torch.complex64]),  # it cannot see pairs of numbers in them
@@ -94,10 +94,10 @@ _DTYPES = [
 def every_reduction_as_on_the_cpu(pg: Any) -> None:
     """Bit for bit, and refused where it is refused there."""
     numbers = torch.Generator().manual_seed(dist.get_rank(pg))
-    for dtype in _DTYPES:
+    for dtype in DTYPES:
         real = torch.randn(5003, generator=numbers) * 3
         values = real.to(dtype) if dtype != torch.bool else real > 0
-        for op in [*_OPS, dist._make_nccl_premul_sum(0.5)]:
+        for op in [*OPS, dist._make_nccl_premul_sum(0.5)]:
             on_cpu, tensor = values.clone(), on_device(values)
             try:
                 dist.all_reduce(on_cpu, op, group=pg)

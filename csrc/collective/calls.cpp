@@ -54,11 +54,14 @@ Task Communicator::measured(Call call, int passes) {
 
 // For collectives that can go several ways: `make(way)` is the task.
 template <class Make>
-Task Communicator::routed(Call call, std::size_t bytes, Make make) {
+Task Communicator::routed(Hands hands, Call call, std::size_t bytes, Make make) {
   if (!costs_settled_) co_await measured(call, 1);
-  const Algorithm way = way_for(call, bytes);
+  const bool on_host = hands.device() == nullptr;
+  // Between devices there is nothing but messages.
+  const Algorithm way =
+      way_for(call, bytes, on_host ? shape_ : Shape{shape_.ranks, shape_.ranks, 1});
   // The messages of a doubling between hosts are a greeting themselves.
-  if (call.op == Op::AllReduce && way == Algorithm::Doubling && shape_.hosts > 1)
+  if (call.op == Op::AllReduce && way == Algorithm::Doubling && shape_.hosts > 1 && on_host)
     co_await make(way);
   else
     co_await greeted(call, make(way));
@@ -76,14 +79,15 @@ Communicator::Handle Communicator::all_reduce(View in, View out, Reduction reduc
                   us_.algorithm == Algorithm::Ring
                       ? device_ring_all_reduce(*lane, call, in, out, step)
                       : device_all_reduce(*lane, call, in, out, step));
+  const Hands hands = hands_for(call, options, DeviceReach::Adds);
   const std::size_t pieces =
       begin_staging(options, in.bytes(), [&] { return Staging::Touched{{in}, {out}}; });
   return run(call, options, pieces, [=, this](const Call& call, const Piece& piece) {
-    return reduce_all(call, piece(in), piece(out), step);
+    return reduce_all(hands, call, piece(in), piece(out), step);
   });
 }
 
-Task Communicator::reduce_all(const Call& call, View in, View out, ReduceStep step) {
+Task Communicator::reduce_all(Hands hands, const Call& call, View in, View out, ReduceStep step) {
   if (direct_) return direct_all_reduce(board(), call, in, out, step);
   const auto by = [=, this](Algorithm way) {
     if (way == Algorithm::Hierarchy)
@@ -91,10 +95,11 @@ Task Communicator::reduce_all(const Call& call, View in, View out, ReduceStep st
           board(), *us_.network, lanes_,
           choose_across(static_cast<double>(in.bytes()), shape_, costs_).algorithm, call, in, out,
           step, workspace_);
-    return message_all_reduce(way, *us_.network, ring_, call, in, out, step, workspace_,
-                              kGreetingTag);
+    const bool greets = way == Algorithm::Doubling && hands.device() == nullptr;
+    return message_all_reduce(way, greets ? Hands(*us_.network, kGreetingTag) : hands, ring_, call,
+                              in, out, step, workspace_of(hands));
   };
-  return routed(call, in.bytes(), by);
+  return routed(hands, call, in.bytes(), by);
 }
 
 Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction, int root,
@@ -107,22 +112,24 @@ Communicator::Handle Communicator::reduce(View in, View out, Reduction reduction
   Call call = next_call(Op::Reduce, in.dtype, in.count, root, reduction.op);
   if (DeviceLane* const lane = lane_for(call, options))
     return launch(call, options, *lane, device_reduce(*lane, call, in, out, step, root));
+  const Hands hands = hands_for(call, options, DeviceReach::Adds);
   const std::size_t pieces = begin_staging(options, in.bytes(), [&] {
     return Staging::Touched{{in}, std::vector(rank() == root ? 1 : 0, out)};
   });
   return run(call, options, pieces, [=, this](const Call& call, const Piece& piece) {
-    return reduce_to(root, call, piece(in), rank() == root ? piece(out) : View{}, step);
+    return reduce_to(root, hands, call, piece(in), rank() == root ? piece(out) : View{}, step);
   });
 }
 
-Task Communicator::reduce_to(int root, const Call& call, View in, View out, ReduceStep step) {
+Task Communicator::reduce_to(int root, Hands hands, const Call& call, View in, View out,
+                             ReduceStep step) {
   if (direct_) return direct_reduce(board(), call, in, out, step, root);
   const auto by = [=, this](Algorithm way) {
     return way == Algorithm::Tree
-               ? tree_reduce(*us_.network, ring_, in, out, step, root, workspace_)
-               : ring_reduce(*us_.network, ring_, in, out, step, root, workspace_);
+               ? tree_reduce(hands, ring_, in, out, step, root, workspace_of(hands))
+               : ring_reduce(hands, ring_, in, out, step, root, workspace_of(hands));
   };
-  return routed(call, in.bytes(), by);
+  return routed(hands, call, in.bytes(), by);
 }
 
 Communicator::Handle Communicator::broadcast(View data, int root, CallOptions options) {
@@ -130,21 +137,22 @@ Communicator::Handle Communicator::broadcast(View data, int root, CallOptions op
   Call call = next_call(Op::Broadcast, data.dtype, data.count, root);
   if (DeviceLane* const lane = lane_for(call, options))
     return launch(call, options, *lane, device_broadcast(*lane, call, data, root));
+  const Hands hands = hands_for(call, options, DeviceReach::Moves);
   const std::size_t pieces = begin_staging(options, data.bytes(), [&] {
     return rank() == root ? Staging::Touched{{data}, {}} : Staging::Touched{{}, {data}};
   });
   return run(call, options, pieces, [=, this](const Call& call, const Piece& piece) {
-    return broadcast_from(root, call, piece(data));
+    return broadcast_from(root, hands, call, piece(data));
   });
 }
 
-Task Communicator::broadcast_from(int root, const Call& call, View data) {
+Task Communicator::broadcast_from(int root, Hands hands, const Call& call, View data) {
   if (direct_) return direct_broadcast(board(), call, data, root);
   const auto by = [=, this](Algorithm way) {
-    return way == Algorithm::Tree ? tree_broadcast(*us_.network, ring_, data, root)
-                                  : chain_broadcast(*us_.network, ring_, data, root);
+    return way == Algorithm::Tree ? tree_broadcast(hands, ring_, data, root)
+                                  : chain_broadcast(hands, ring_, data, root);
   };
-  return routed(call, data.bytes(), by);
+  return routed(hands, call, data.bytes(), by);
 }
 
 Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out,
@@ -160,23 +168,24 @@ Communicator::Handle Communicator::reduce_scatter(std::vector<View> in, View out
   if (DeviceLane* const lane = lane_for(call, options))
     return launch(call, options, *lane,
                   device_reduce_scatter(*lane, call, std::move(in), out, step));
+  const Hands hands = hands_for(call, options, DeviceReach::Adds);
   const std::size_t pieces =
       begin_staging(options, bytes_of(in), [&] { return Staging::Touched{in, {out}}; });
   return run(call, options, pieces,
              [=, this, in = std::move(in)](const Call& call, const Piece& piece) mutable {
-               return reduce_blocks(call, piece(in), piece(out), step);
+               return reduce_blocks(hands, call, piece(in), piece(out), step);
              });
 }
 
-Task Communicator::reduce_blocks(const Call& call, std::vector<View> in, View out,
+Task Communicator::reduce_blocks(Hands hands, const Call& call, std::vector<View> in, View out,
                                  ReduceStep step) {
   if (direct_) return direct_reduce_scatter(board(), call, std::move(in), out, step);
   const auto by = [=, this, blocks = in_ring_order(in, ring_)](Algorithm way) {
     return way == Algorithm::Halving
-               ? halving_reduce_scatter(*us_.network, ring_, blocks, out, step, workspace_)
-               : ring_reduce_scatter(*us_.network, ring_, blocks, out, step, workspace_);
+               ? halving_reduce_scatter(hands, ring_, blocks, out, step, workspace_of(hands))
+               : ring_reduce_scatter(hands, ring_, blocks, out, step, workspace_of(hands));
   };
-  return routed(call, bytes_of(in), by);
+  return routed(hands, call, bytes_of(in), by);
 }
 
 Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
@@ -189,22 +198,23 @@ Communicator::Handle Communicator::all_gather(View in, std::vector<View> outs,
   call.blocks = digest_of_sizes(outs);
   if (DeviceLane* const lane = lane_for(call, options))
     return launch(call, options, *lane, device_all_gather(*lane, call, in, std::move(outs)));
+  const Hands hands = hands_for(call, options, DeviceReach::Moves);
   const std::size_t pieces =
       begin_staging(options, bytes_of(outs), [&] { return Staging::Touched{{in}, outs}; });
   return run(call, options, pieces,
              [=, this, outs = std::move(outs)](const Call& call, const Piece& piece) mutable {
-               return gather_all(call, piece(in), piece(outs));
+               return gather_all(hands, call, piece(in), piece(outs));
              });
 }
 
-Task Communicator::gather_all(const Call& call, View in, std::vector<View> outs) {
+Task Communicator::gather_all(Hands hands, const Call& call, View in, std::vector<View> outs) {
   if (direct_) return direct_all_gather(board(), call, in, std::move(outs));
   const auto by = [=, this, blocks = in_ring_order(outs, ring_)](Algorithm way) {
     return way == Algorithm::Doubling
-               ? doubling_all_gather(*us_.network, ring_, in, blocks, workspace_)
-               : ring_all_gather(*us_.network, ring_, in, blocks);
+               ? doubling_all_gather(hands, ring_, in, blocks, workspace_of(hands))
+               : ring_all_gather(hands, ring_, in, blocks);
   };
-  return routed(call, bytes_of(outs), by);
+  return routed(hands, call, bytes_of(outs), by);
 }
 
 Communicator::Handle Communicator::all_gather_later(DType dtype, std::function<Gathering()> prepare,
@@ -215,7 +225,7 @@ Communicator::Handle Communicator::all_gather_later(DType dtype, std::function<G
 
 Task Communicator::gather_later(Call call, std::function<Gathering()> prepare) {
   const Gathering now = prepare();
-  co_await gather_all(call, now.in, now.outs);
+  co_await gather_all(*us_.network, call, now.in, now.outs);
 }
 
 Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector<View> outs,
@@ -238,12 +248,13 @@ Communicator::Handle Communicator::all_to_all(std::vector<View> ins, std::vector
   if (DeviceLane* const lane = lane_for(call, options))
     return launch(call, options, *lane,
                   device_all_to_all(*lane, call, std::move(ins), std::move(outs), uneven));
+  const Hands hands = hands_for(call, options, DeviceReach::Moves);
   const std::size_t pieces = begin_staging(options, uneven ? 0 : bytes_of(ins),
                                            [&] { return Staging::Touched{ins, outs}; });
   auto make = [=, this, ins = std::move(ins), outs = std::move(outs)](const Call& call,
                                                                       const Piece& piece) mutable {
     if (direct_ && !uneven) return direct_all_to_all(board(), call, piece(ins), piece(outs));
-    Task task = greeted(call, pairwise_all_to_all(*us_.network, ring_, piece(ins), piece(outs)));
+    Task task = greeted(call, pairwise_all_to_all(hands, ring_, piece(ins), piece(outs)));
     // Only the two ranks concerned see that sizes differ.
     return uneven ? concluded(call, std::move(task)) : std::move(task);
   };
@@ -261,11 +272,12 @@ Communicator::Handle Communicator::gather(View in, std::vector<View> outs, int r
   Call call = next_call(Op::Gather, in.dtype, in.count, root);
   if (DeviceLane* const lane = lane_for(call, options))
     return launch(call, options, *lane, device_gather(*lane, call, in, std::move(outs), root));
+  const Hands hands = hands_for(call, options, DeviceReach::Moves);
   const std::size_t pieces = begin_staging(options, in.bytes() * us_.host_of.size(),
                                            [&] { return Staging::Touched{{in}, outs}; });
   auto make = [=, this, outs = std::move(outs)](const Call& call, const Piece& piece) mutable {
     if (direct_) return direct_gather(board(), call, piece(in), piece(outs), root);
-    return greeted(call, linear_gather(*us_.network, piece(in), piece(outs), root));
+    return greeted(call, linear_gather(hands, piece(in), piece(outs), root));
   };
   return run(call, options, pieces, std::move(make));
 }
@@ -281,11 +293,12 @@ Communicator::Handle Communicator::scatter(std::vector<View> ins, View out, int 
   Call call = next_call(Op::Scatter, out.dtype, out.count, root);
   if (DeviceLane* const lane = lane_for(call, options))
     return launch(call, options, *lane, device_scatter(*lane, call, std::move(ins), out, root));
+  const Hands hands = hands_for(call, options, DeviceReach::Moves);
   const std::size_t pieces = begin_staging(options, out.bytes() * us_.host_of.size(),
                                            [&] { return Staging::Touched{ins, {out}}; });
   auto make = [=, this, ins = std::move(ins)](const Call& call, const Piece& piece) mutable {
     if (direct_) return direct_scatter(board(), call, piece(ins), piece(out), root);
-    return greeted(call, linear_scatter(*us_.network, piece(ins), piece(out), root));
+    return greeted(call, linear_scatter(hands, piece(ins), piece(out), root));
   };
   return run(call, options, pieces, std::move(make));
 }
@@ -310,6 +323,15 @@ Communicator::Handle Communicator::send(View data, int to, Tag tag, CallOptions 
   check_tag(tag, "send");
   as_message(options);
   const Call call{data.count, 0, to, Op::Send, data.dtype};
+  if (options.device && route(to) == "mpi") {
+    if (DeviceHands* const hands = over_network(options, DeviceReach::Moves)) {
+      const Handle work = begin(call, options);
+      engine_.submit(*this, work,
+                     over_.send(*hands, options.device, work, to, tag, data, arrivals_),
+                     Engine::Order::AtOnce, options.mode);
+      return work;
+    }
+  }
   if (DeviceEdges* const edges = edges_for(options))
     return start(call, edges->send(options.device, to, tag, data, arrivals_), options,
                  Engine::Order::AtOnce);
@@ -328,6 +350,13 @@ Communicator::Handle Communicator::recv(View into, int from, Tag tag, CallOption
   check_tag(tag, "recv");
   as_message(options);
   const Call call{into.count, 0, from, Op::Recv, into.dtype};
+  if (DeviceHands* const hands = over_network(options, DeviceReach::Moves)) {
+    const Handle work = begin(call, options);
+    engine_.submit(*this, work,
+                   over_.receive(*hands, options.device, from, tag, into, *work, arrivals_),
+                   Engine::Order::AtOnce, options.mode);
+    return work;
+  }
   if (DeviceEdges* const edges = edges_for(options)) {
     const Handle work = begin(call, options);
     engine_.submit(*this, work, edges->receive(options.device, from, tag, into, *work, arrivals_),

@@ -19,28 +19,29 @@ Task Communicator::settle_costs(Call call, int passes) {
 }
 
 // All ranks come to the same: they agree on the call, and have the same costs.
-Algorithm Communicator::way_for(const Call& call, std::size_t bytes) {
-  const std::vector<Algorithm> ways = algorithms_for(call.op, shape_);
+Algorithm Communicator::way_for(const Call& call, std::size_t bytes, const Shape& shape) {
+  const std::vector<Algorithm> ways = algorithms_for(call.op, shape);
   if (std::find(ways.begin(), ways.end(), us_.algorithm) != ways.end()) return us_.algorithm;
   // A way that was asked for and that this collective lacks means messages, of whatever kind.
-  Shape apart = shape_;
+  Shape apart = shape;
   if (apart.hosts == 1) apart = {apart.ranks, apart.ranks, 1};
   const Choice choice = choose(call.op, static_cast<double>(bytes), apart, costs_);
-  if (log::debug()) log_choice(call, bytes, choice);
+  if (log::debug()) log_choice(call, bytes, shape, choice);
   return choice.algorithm;
 }
 
 // Once for each kind of call and power of two of bytes.
-void Communicator::log_choice(const Call& call, std::size_t bytes, const Choice& choice) {
+void Communicator::log_choice(const Call& call, std::size_t bytes, const Shape& shape,
+                              const Choice& choice) {
   if (!told_.insert(text(name_of(call.op), std::bit_width(bytes))).second) return;
   std::string others;
-  for (const Algorithm way : algorithms_for(call.op, shape_))
+  for (const Algorithm way : algorithms_for(call.op, shape))
     if (way != choice.algorithm)
       others += text(others.empty() ? "" : ", ", name_of(way), " ",
-                     predict(call.op, way, static_cast<double>(bytes), shape_, costs_) * 1e6);
+                     predict(call.op, way, static_cast<double>(bytes), shape, costs_) * 1e6);
   log::write(text("[quoit ", where(), "] ", describe(call), ", ", bytes,
                   " bytes: ", name_of(choice.algorithm), ", ",
-                  std::max(choice.seconds, quoit::greeting(shape_, costs_)) * 1e6,
+                  std::max(choice.seconds, quoit::greeting(shape, costs_)) * 1e6,
                   " us expected; us of the others: ", others.empty() ? "none" : others));
 }
 

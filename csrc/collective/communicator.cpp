@@ -21,7 +21,8 @@ Communicator::Communicator(Engine& engine, Membership membership)
       lanes_(lanes_over(us_.host_of, us_.rank)),
       costs_(us_.costs.value_or(Costs{})),
       costs_settled_(us_.costs || us_.algorithm != Algorithm::Auto),
-      devices_(*us_.segment, *us_.network, size(), where()) {
+      devices_(*us_.segment, *us_.network, size(), where()),
+      over_(*us_.network, us_.reach, where()) {
   QUOIT_CHECK(
       us_.algorithm != Algorithm::Direct || shape_.hosts == 1, UsageError,
       "algorithm 'direct' needs all ranks on one host; this group spans several: use 'auto'");

@@ -13,6 +13,7 @@
 #include "collective/compressed.h"
 #include "collective/cost.h"
 #include "collective/device_group.h"
+#include "collective/device_network.h"
 #include "collective/hierarchy.h"
 #include "collective/messages.h"
 #include "collective/staging.h"
@@ -35,6 +36,7 @@ struct Membership {
   Seconds timeout{1800};
   Algorithm algorithm = Algorithm::Auto;  // Auto picks by size and place; others are for tests
   std::optional<Costs> costs;             // of the links; measured when they are first needed
+  DeviceReach reach = DeviceReach::None;  // of the network
 };
 
 // How to make one call. In Mode::Now it returns null when it is over and went well; otherwise the
@@ -74,8 +76,11 @@ class Communicator final : public Group {
   [[nodiscard]] std::string_view route(int peer) const { return us_.network->route(peer); }
 
   // How collectives go on memory of devices, where the runtime itself sees to them: "ipc" (CUDA
-  // IPC) or "host"; "" before the first one.
-  [[nodiscard]] std::string_view device_route() { return devices_.route(); }
+  // IPC), "mpi" (given to MPI, but for sums where a rank lacks the kernels) or "host"; "" before
+  // the first one.
+  [[nodiscard]] std::string_view device_route() {
+    return over_.reach() == DeviceReach::None ? devices_.route() : over_.route();
+  }
 
   // Why compressed collectives on memory of this device go by way of the host, where what their
   // parts keep must then be; empty: they go without it. Collective when it is first asked, unless a
@@ -153,7 +158,10 @@ class Communicator final : public Group {
   void shut_down();
 
   // For the engine.
-  bool progress() override { return devices_.progress() | us_.network->progress(); }
+  bool progress() override {
+    if (over_.in_use()) return over_.progress();
+    return devices_.progress() | us_.network->progress();
+  }
   void ring_peers() override { board().ring_peers(); }
   std::optional<std::string> failure(bool thorough) override;
   std::optional<std::string> departed(int peer) override;
@@ -181,6 +189,14 @@ class Communicator final : public Group {
                                       std::shared_ptr<int> arrivals, Make make);
   [[nodiscard]] DeviceLane* lane_for(Call& call, CallOptions& options);
   [[nodiscard]] DeviceEdges* edges_for(CallOptions& options);
+  [[nodiscard]] Hands hands_for(Call& call, CallOptions& options, DeviceReach needed) {
+    return options.device ? hands_of_device(call, options, needed) : *us_.network;
+  }
+  [[nodiscard]] Hands hands_of_device(Call& call, CallOptions& options, DeviceReach needed);
+  [[nodiscard]] DeviceHands* over_network(CallOptions& options, DeviceReach needed);
+  [[nodiscard]] std::shared_ptr<Workspace> workspace_of(const Hands& hands) const {
+    return hands.device() == nullptr ? workspace_ : hands.device()->workspace();
+  }
   void settle(const Call& call, Task task, const CallOptions& options, Engine::Order order);
   Handle launch(const Call& call, CallOptions& options, DeviceLane& lane, Task task,
                 bool on_host = false);
@@ -191,16 +207,17 @@ class Communicator final : public Group {
   [[nodiscard]] Task concluded(Call call, Task first);
   [[nodiscard]] Task measured(Call call, int passes);
   template <class Make>
-  [[nodiscard]] Task routed(Call call, std::size_t bytes, Make make);
+  [[nodiscard]] Task routed(Hands hands, Call call, std::size_t bytes, Make make);
   [[nodiscard]] Task settle_costs(Call call, int passes);
-  [[nodiscard]] Algorithm way_for(const Call& call, std::size_t bytes);
-  void log_choice(const Call& call, std::size_t bytes, const Choice& choice);
-  [[nodiscard]] Task reduce_all(const Call& call, View in, View out, ReduceStep step);
-  [[nodiscard]] Task reduce_to(int root, const Call& call, View in, View out, ReduceStep step);
-  [[nodiscard]] Task broadcast_from(int root, const Call& call, View data);
-  [[nodiscard]] Task reduce_blocks(const Call& call, std::vector<View> in, View out,
+  [[nodiscard]] Algorithm way_for(const Call& call, std::size_t bytes, const Shape& shape);
+  void log_choice(const Call& call, std::size_t bytes, const Shape& shape, const Choice& choice);
+  [[nodiscard]] Task reduce_all(Hands hands, const Call& call, View in, View out, ReduceStep step);
+  [[nodiscard]] Task reduce_to(int root, Hands hands, const Call& call, View in, View out,
+                               ReduceStep step);
+  [[nodiscard]] Task broadcast_from(int root, Hands hands, const Call& call, View data);
+  [[nodiscard]] Task reduce_blocks(Hands hands, const Call& call, std::vector<View> in, View out,
                                    ReduceStep step);
-  [[nodiscard]] Task gather_all(const Call& call, View in, std::vector<View> outs);
+  [[nodiscard]] Task gather_all(Hands hands, const Call& call, View in, std::vector<View> outs);
   [[nodiscard]] Task gather_later(Call call, std::function<Gathering()> prepare);
   [[nodiscard]] Task reduce_compressed(Call call, View data, std::vector<Tile> tiles, Compressor by,
                                        std::optional<std::uint64_t> fingerprint);
@@ -229,6 +246,7 @@ class Communicator final : public Group {
   // Calls that wait for an accelerator now. Guarded by the engine's lock.
   std::shared_ptr<int> arrivals_ = std::make_shared<int>(0);
   DeviceGroup devices_;
+  DeviceNetwork over_;
   std::atomic<std::uint32_t> sequence_{0};
 };
 
@@ -244,10 +262,13 @@ std::size_t begin_staging(const CallOptions& options, std::size_t bytes, Touch t
 }
 
 // Starts make(call, piece), a task that works on piece(view) for each view: once, or for one piece
-// after another.
+// after another. On memory of a device that is not staged, the task works with its hands.
 template <class Make>
 Communicator::Handle Communicator::run(Call call, CallOptions& options, std::size_t pieces,
                                        Make make, Engine::Order order) {
+  if (pieces == 0 && options.device)
+    return start(call, over_.collective(options.device, make(call, Piece()), arrivals_), options,
+                 order);
   if (pieces == 0) return start(call, make(call, Piece()), options, order);
   call.staged = 1;
   return start(call,

@@ -8,6 +8,7 @@
 
 #include "core/env.h"
 #include "core/host.h"
+#include "core/log.h"
 #include "transport/loopback.h"
 #include "transport/mpi.h"
 
@@ -105,9 +106,10 @@ struct Offer {
   std::string segment;   // of the first rank of a host
   int mpi_rank = -1;     // in MPI_COMM_WORLD
   std::string endpoint;  // of TCP
+  DeviceReach reach = DeviceReach::None;
 
   [[nodiscard]] std::string written() const {
-    return text(segment, "\n", mpi_rank, "\n", endpoint, "\n");
+    return text(segment, "\n", mpi_rank, "\n", endpoint, "\n", static_cast<int>(reach), "\n");
   }
   static Offer read(const std::string& said) {
     std::istringstream lines(said);
@@ -117,9 +119,42 @@ struct Offer {
     std::getline(lines, number);
     std::getline(lines, offer.endpoint);
     offer.mpi_rank = std::atoi(number.c_str());
+    std::getline(lines, number);
+    offer.reach = static_cast<DeviceReach>(std::atoi(number.c_str()));
     return offer;
   }
 };
+
+// What this rank can do with memory of devices over MPI. Asks no driver.
+DeviceReach reach_over(const MpiLibrary& mpi, const std::string& choice) {
+  const bool takes = choice == "auto" ? mpi.takes_device_memory() : choice == "on";
+  if (!takes) return DeviceReach::None;
+  const bool has_kernels = cuda::offered() != nullptr || !cuda::built().empty();
+  return has_kernels ? DeviceReach::Adds : DeviceReach::Moves;
+}
+
+void check_mpi_cuda(const std::string& choice) {
+  QUOIT_CHECK(choice == "on" || choice == "off" || choice == "auto", UsageError, "QUOIT_MPI_CUDA='",
+              choice, "' is not known: choose on, off or auto");
+}
+
+// What all ranks can do.
+DeviceReach common_reach(const std::vector<Offer>& offers, const std::string& where) {
+  std::size_t least = 0;
+  for (std::size_t rank = 0; rank < offers.size(); ++rank)
+    if (offers[rank].reach < offers[least].reach) least = rank;
+  const DeviceReach reach = offers[least].reach;
+  if (!log::debug()) return reach;
+  if (reach == DeviceReach::None)
+    log::write(text("[quoit ", where, "] memory of CUDA devices goes by way of the host: rank ",
+                    least, "'s MPI does not say that it takes it (QUOIT_MPI_CUDA)"));
+  else
+    log::write(text("[quoit ", where, "] memory of CUDA devices goes over MPI",
+                    reach == DeviceReach::Adds
+                        ? std::string()
+                        : text(", but not for sums: rank ", least, " has no kernels for CUDA")));
+  return reach;
+}
 
 void add_pipes(Membership& us, const std::vector<int>& local) {
   if (local.size() < 2) return;
@@ -140,6 +175,7 @@ ConnectOptions ConnectOptions::from_environment() {
   ConnectOptions options;
   options.transport = env::read("QUOIT_TRANSPORT").value_or("auto");
   options.algorithm = env::read("QUOIT_ALGORITHM").value_or("auto");
+  options.mpi_cuda = env::read("QUOIT_MPI_CUDA").value_or("auto");
   if (const auto seconds = env::read_number("QUOIT_TIMEOUT_S")) options.timeout = Seconds(*seconds);
   options.tcp.interfaces = env::read("QUOIT_IFACE").value_or("");
   options.tcp.ports = env::read("QUOIT_PORTS").value_or("");
@@ -155,6 +191,7 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   QUOIT_CHECK(size > 0 && rank >= 0 && rank < size, UsageError, "a group of ", size,
               " ranks has no rank ", rank);
   const Means means = means_of(options);
+  check_mpi_cuda(options.mpi_cuda);
   const Deadline deadline = Deadline::after(options.timeout);
   Membership us;
   us.rank = rank;
@@ -192,6 +229,7 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
     mpi = &MpiLibrary::load(options.mpi_library, options.mpi_size);
     if (!mpi->thread_multiple()) engine.forbid_background();
     offer.mpi_rank = mpi->world_rank();
+    offer.reach = reach_over(*mpi, options.mpi_cuda);
   } else if (several_hosts) {
     tcp = std::make_unique<TcpTransport>(options.tcp, rank, engine.bell(), us.network->mailbox());
     offer.endpoint = tcp->endpoint().written();
@@ -221,6 +259,7 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   if (mpi) {
     std::vector<int> world_ranks;
     for (const Offer& one : offers) world_ranks.push_back(one.mpi_rank);
+    us.reach = common_reach(offers, text("rank ", rank, " on ", mine.host_name));
     us.network->add(make_mpi_transport(*mpi, us.network->mailbox(), world_ranks, rank, deadline),
                     everybody);
   } else if (tcp) {

@@ -19,10 +19,12 @@ struct ConnectOptions {
   Seconds timeout{1800};    // of every operation, and of connecting
   std::string mpi_library;  // path of the launcher's libmpi; empty when not under mpirun
   int mpi_size = 0;         // how many ranks that launcher started
+  std::string mpi_cuda =
+      "auto";  // whether it takes memory of CUDA devices: "on", "off", as it says
 
   // Fills in what the environment says: QUOIT_TRANSPORT, QUOIT_ALGORITHM, QUOIT_TIMEOUT_S,
-  // QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS, QUOIT_TUNING, QUOIT_SINGLE_COPY. Arguments win over
-  // the environment.
+  // QUOIT_MPI_CUDA, QUOIT_IFACE, QUOIT_PORTS, QUOIT_STREAMS, QUOIT_TUNING, QUOIT_SINGLE_COPY.
+  // Arguments win over the environment.
   //
   // transport: "shm" refuses several hosts; "mpi" or "tcp" uses that for every pair of ranks,
   // "shm+mpi" or "shm+tcp" between hosts only; "auto" is shm inside a host, and between hosts MPI

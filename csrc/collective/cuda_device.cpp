@@ -4,6 +4,8 @@
 #include <bit>
 #include <map>
 
+#include "core/copy.h"
+
 namespace quoit {
 namespace {
 
@@ -149,6 +151,17 @@ std::vector<CudaDevice::Left> CudaDevice::sweep() {
       free_.push_back(std::move(left.slots));
   }
   return over;
+}
+
+void CudaDevice::put(ConstBytes bytes, std::byte* to, CudaStream stream) {
+  std::unique_ptr<Slots> slots = take(bytes.size());
+  const Current here(*this);
+  copy_bytes(bytes.data(), slots->memory, bytes.size());
+  if (!bytes.empty())
+    driver.must(driver.calls.memcpy_async, reinterpret_cast<CudaAddress>(to),
+                reinterpret_cast<CudaAddress>(slots->memory), bytes.size(), stream);
+  driver.must(driver.calls.event_record, slots->carried[0], stream);
+  give_back(std::move(slots), nullptr);
 }
 
 CudaStream CudaDevice::take_stream() {

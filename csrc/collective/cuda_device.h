@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/types.h"
 #include "transport/cuda_driver.h"
 
 namespace quoit {
@@ -66,6 +67,9 @@ class CudaDevice {
 
   // The memory is used again, and `keep` let go, when all copies are over.
   void give_back(std::unique_ptr<Slots> slots, std::shared_ptr<void> keep);
+
+  // Puts a copy of these bytes, as they are now, into the stream: to memory of the device.
+  void put(ConstBytes bytes, std::byte* to, CudaStream stream);
 
   // A stream of high priority, of those that were given back or a new one; streams are never
   // destroyed, as work of theirs may outlive those who used them.

@@ -51,6 +51,11 @@ void CudaOrder::call() {
     }
 }
 
+bool CudaOrder::called() {
+  return std::all_of(called_.begin(), called_.end(),
+                     [this](CudaEvent event) { return device_.reached(event); });
+}
+
 void CudaOrder::start(DeviceStream& stream) {
   const CudaDevice::Current here(device_);
   const CudaDriver& driver = device_.driver;

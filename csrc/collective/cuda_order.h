@@ -29,6 +29,7 @@ class CudaOrder final : public DeviceOrder {
   [[nodiscard]] std::string foreign() const override { return {}; }
   [[nodiscard]] std::unique_ptr<DeviceStream> new_stream() const override;
   void call() override;
+  bool called() override;
   void start(DeviceStream& stream) override;
   void finish(DeviceStream& stream) override;
   [[nodiscard]] bool finished_on_host() const override { return on_host_; }

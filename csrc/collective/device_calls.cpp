@@ -16,7 +16,7 @@ void Communicator::settle(const Call& call, Task task, const CallOptions& option
 
 // Null: the call goes by way of the host.
 DeviceLane* Communicator::lane_for(Call& call, CallOptions& options) {
-  if (!options.device) return nullptr;
+  if (!options.device || over_.reach() != DeviceReach::None) return nullptr;
   call.staged = 1;
   DeviceLane* lane = nullptr;
   if (devices_.introduce(*options.device)) {
@@ -42,6 +42,27 @@ DeviceEdges* Communicator::edges_for(CallOptions& options) {
   options.staging.reset();
   options.device->call();
   return &devices_.edges();
+}
+
+// The device's, or the host's.
+Hands Communicator::hands_of_device(Call& call, CallOptions& options, DeviceReach needed) {
+  DeviceHands* const hands = over_network(options, needed);
+  if (hands == nullptr) return *us_.network;
+  call.staged = 2;
+  return Hands(*hands);
+}
+
+// Null: the call goes by way of the host.
+DeviceHands* Communicator::over_network(CallOptions& options, DeviceReach needed) {
+  if (!options.device || over_.reach() == DeviceReach::None) return nullptr;
+  DeviceHands* const hands = over_.hands(*options.device, needed);
+  if (hands == nullptr) {
+    options.device.reset();
+    return nullptr;
+  }
+  options.staging.reset();
+  options.device->call();
+  return hands;
 }
 
 // Not a call of its own, which would have a number: what rounds at random goes by the numbers of

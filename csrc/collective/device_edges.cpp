@@ -6,7 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "core/copy.h"
 #include "core/log.h"
 
 namespace quoit {
@@ -221,25 +220,12 @@ Task DeviceEdges::receive(std::shared_ptr<DeviceOrder> order, int from, Tag tag,
     check_fits(peer, {0, arrived.size(), {}}, into);
     Edge& edge = this->edge(false, peer, *order);
     order->start(*edge.stream);
-    place(edge, arrived.whole(), into);
+    device_.put(arrived.whole(), into.data, edge.stream->handle);
     order->finish(*edge.stream);
   }
   if (!order->finished_on_host()) co_return;
   Finished finished(*order, std::move(count));
   co_await finished;
-}
-
-// What has come in memory of the host.
-void DeviceEdges::place(Edge& edge, ConstBytes came, View into) {
-  std::unique_ptr<CudaDevice::Slots> slots = device_.take(came.size());
-  const CudaDevice::Current here(device_);
-  const CudaDriver& driver = device_.driver;
-  copy_bytes(came.data(), slots->memory, came.size());
-  if (!came.empty())
-    driver.must(driver.calls.memcpy_async, address(into.data), address(slots->memory), came.size(),
-                edge.stream->handle);
-  driver.must(driver.calls.event_record, slots->carried[0], edge.stream->handle);
-  device_.give_back(std::move(slots), nullptr);
 }
 
 Task DeviceEdges::receive_announced(const std::shared_ptr<DeviceOrder>& order, int peer,
@@ -257,7 +243,7 @@ Task DeviceEdges::receive_announced(const std::shared_ptr<DeviceOrder>& order, i
     Transfer bytes = network_.recv(peer, bytes_tag(announced.number), {}, Fit::Whole);
     co_await bytes;
     order->start(*edge.stream);
-    place(edge, bytes.whole(), into);
+    device_.put(bytes.whole(), into.data, edge.stream->handle);
     order->finish(*edge.stream);
     co_return;
   }

@@ -46,7 +46,6 @@ class DeviceEdges {
                          Announcement announced, View into);
   Task send_by_host(Edge& edge, int to, std::uint64_t number, View data,
                     std::shared_ptr<int> count);
-  void place(Edge& edge, ConstBytes came, View into);
 
   CudaDevice& device_;
   const cuda::KernelSet& kernels_;

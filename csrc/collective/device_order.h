@@ -42,6 +42,9 @@ class DeviceOrder {
   // UsageError where they are being captured into a graph.
   virtual void call() = 0;
 
+  // Whether the device has come to that. Throws what it failed with.
+  virtual bool called() = 0;
+
   // Once, from any thread: what is put into `stream` from now on comes after that.
   virtual void start(DeviceStream& stream) = 0;
 
@@ -55,6 +58,22 @@ class DeviceOrder {
 
   // After finish(): what the calling thread gives the device to do from now on comes after it.
   virtual void join() = 0;
+};
+
+// Waits until the device has come to a call.
+class Called final : public OnDevice {
+ public:
+  Called(DeviceOrder& order, std::shared_ptr<int> count)
+      : OnDevice(std::move(count)), order_(order) {}
+
+  [[nodiscard]] std::string awaited() const override {
+    return "this rank's accelerator, which has not come to this call";
+  }
+
+ private:
+  bool come() override { return order_.called(); }
+
+  DeviceOrder& order_;
 };
 
 // Waits until the device has come to the end of a call.

@@ -5,8 +5,6 @@
 #include <bit>
 #include <cstring>
 
-#include "core/copy.h"
-
 namespace quoit {
 namespace {
 
@@ -31,33 +29,35 @@ struct Team {
 };
 
 // `mine` becomes the combination of both; the lower position's is the first operand.
-void combine(View mine, std::byte* theirs, bool mine_first, const ReduceStep& step) {
+void combine(const Hands& hands, View mine, std::byte* theirs, bool mine_first,
+             const ReduceStep& step) {
   const std::array<const std::byte*, 2> inputs{mine_first ? mine.data : theirs,
                                                mine_first ? theirs : mine.data};
-  reduce(mine.dtype, step, inputs, mine.data, nullptr, mine.count);
+  hands.reduce(mine.dtype, step, inputs, mine.data, mine.count);
 }
 
 ReduceStep undivided(const ReduceStep& step) { return {step.op, step.factor, 1}; }
 
 // Before the steps: the ranks that sit out hand over what they have.
-Task fold(Network& net, const Ring& ring, const Team& team, View data, ReduceStep step,
+Task fold(const Hands& hands, const Ring& ring, const Team& team, View data, ReduceStep step,
           std::byte* scratch) {
   if (!team.paired) co_return;
   if (team.sits_out) {
-    Transfer sent = net.send(ring.next(), kCollectiveTag, data.raw());
+    Transfer sent = hands.send(ring.next(), data.raw());
     co_await sent;
   } else {
-    Transfer arrived = net.recv(ring.prev(), kCollectiveTag, Bytes{scratch, data.bytes()});
+    Transfer arrived = hands.recv(ring.prev(), Bytes{scratch, data.bytes()});
     co_await arrived;
-    combine(data, scratch, /*mine_first=*/false, undivided(step));
+    combine(hands, data, scratch, /*mine_first=*/false, undivided(step));
+    co_await hands.settled();
   }
 }
 
 // After the steps: they get the result.
-Task unfold(Network& net, const Ring& ring, const Team& team, View theirs) {
+Task unfold(const Hands& hands, const Ring& ring, const Team& team, View theirs) {
   if (!team.paired) co_return;
-  Transfer moved = team.sits_out ? net.recv(ring.next(), kCollectiveTag, theirs.raw())
-                                 : net.send(ring.prev(), kCollectiveTag, theirs.raw());
+  Transfer moved =
+      team.sits_out ? hands.recv(ring.next(), theirs.raw()) : hands.send(ring.prev(), theirs.raw());
   co_await moved;
 }
 
@@ -85,61 +85,62 @@ class Pieces {
 };
 
 // Gives away half of what is left at each step; this rank's piece ends reduced.
-Task halve(Network& net, const Ring& ring, const Team& team, const Pieces& pieces, ReduceStep step,
-           std::byte* scratch) {
+Task halve(const Hands& hands, const Ring& ring, const Team& team, const Pieces& pieces,
+           ReduceStep step, std::byte* scratch) {
   const int piece = Pieces::piece_of(team.number, team.power);
   for (int bit = 1, width = team.power / 2; width >= 1; bit *= 2, width /= 2) {
     const int kept = piece / width * width;
     const int partner = ring.rank_at(team.position(team.number ^ bit));
     const View mine = pieces.at(kept, width);
-    Exchange exchange = net.exchange(partner, pieces.at(kept ^ width, width).raw(), partner,
-                                     Bytes{scratch, mine.bytes()});
+    Exchange exchange = hands.exchange(partner, pieces.at(kept ^ width, width).raw(), partner,
+                                       Bytes{scratch, mine.bytes()});
     co_await exchange;
-    combine(mine, scratch, (team.number & bit) == 0, width == 1 ? step : undivided(step));
+    combine(hands, mine, scratch, (team.number & bit) == 0, width == 1 ? step : undivided(step));
+    co_await hands.settled();
   }
 }
 
 // The way back: doubles what is complete at each step.
-Task spread(Network& net, const Ring& ring, const Team& team, const Pieces& pieces) {
+Task spread(const Hands& hands, const Ring& ring, const Team& team, const Pieces& pieces) {
   const int piece = Pieces::piece_of(team.number, team.power);
   for (int bit = team.power / 2, width = 1; bit >= 1; bit /= 2, width *= 2) {
     const int held = piece / width * width;
     const int partner = ring.rank_at(team.position(team.number ^ bit));
-    Exchange exchange = net.exchange(partner, pieces.at(held, width).raw(), partner,
-                                     pieces.at(held ^ width, width).raw());
+    Exchange exchange = hands.exchange(partner, pieces.at(held, width).raw(), partner,
+                                       pieces.at(held ^ width, width).raw());
     co_await exchange;
   }
 }
 
-// A rank's message of a doubling and the one it hears: the call, then data.
+// A rank's message of a doubling and the one it hears: the call, on the host, then data.
 class Letters {
  public:
-  Letters(Network& net, Tag tag, const Call& call, std::byte* mine, std::byte* theirs,
+  // Before `mine` and `theirs` there is room for head(hands).
+  Letters(const Hands& hands, const Call& call, std::byte* mine, std::byte* theirs,
           std::size_t data)
-      : net_(net),
-        tag_(tag),
-        call_(call),
-        bytes_(sizeof(Call) + data),
-        mine_(mine),
-        theirs_(theirs) {
-    std::memcpy(mine_, &call_, sizeof(Call));
+      : hands_(hands), call_(call), bytes_(head(hands) + data), mine_(mine), theirs_(theirs) {
+    if (head(hands_) > 0) std::memcpy(mine_, &call_, sizeof(Call));
   }
 
-  [[nodiscard]] std::byte* mine() const { return mine_ + sizeof(Call); }
-  [[nodiscard]] std::byte* theirs() const { return theirs_ + sizeof(Call); }
+  // Bytes in front of the data.
+  static std::size_t head(const Hands& hands) {
+    return hands.device() == nullptr ? sizeof(Call) : 0;
+  }
+
+  [[nodiscard]] std::byte* mine() const { return mine_ + head(hands_); }
+  [[nodiscard]] std::byte* theirs() const { return theirs_ + head(hands_); }
 
   Task swap(int with) {
-    Exchange exchange =
-        net_.exchange(with, {mine_, bytes_}, with, {theirs_, bytes_}, tag_, Fit::Any);
+    Exchange exchange = hands_.exchange(with, {mine_, bytes_}, with, {theirs_, bytes_}, Fit::Any);
     const std::size_t size = co_await exchange;
     check(with, theirs_, size);
   }
   Task give(int to) {
-    Transfer sent = net_.send(to, tag_, {mine_, bytes_});
+    Transfer sent = hands_.send(to, {mine_, bytes_});
     co_await sent;
   }
   Task take(int from, std::byte* into) {
-    Transfer arrived = net_.recv(from, tag_, {into, bytes_}, Fit::Any);
+    Transfer arrived = hands_.recv(from, {into, bytes_}, Fit::Any);
     co_await arrived;
     check(from, into, arrived.size());
   }
@@ -149,6 +150,7 @@ class Letters {
 
  private:
   void check(int from, const std::byte* letter, std::size_t size) const {
+    if (head(hands_) == 0) return;
     Call theirs;
     const bool whole = size >= sizeof theirs;
     if (whole) std::memcpy(&theirs, letter, sizeof theirs);
@@ -160,8 +162,7 @@ class Letters {
                 "QUOIT_ALGORITHM, and the same QUOIT_TUNING file");
   }
 
-  Network& net_;
-  Tag tag_;
+  Hands hands_;
   Call call_;
   std::size_t bytes_;
   std::byte* mine_;
@@ -169,7 +170,8 @@ class Letters {
 };
 
 // The sum of everybody's letters.
-Task doubling(const Ring& ring, Letters& letters, std::size_t count, DType dtype, ReduceStep step) {
+Task doubling(const Hands& hands, const Ring& ring, Letters& letters, std::size_t count,
+              DType dtype, ReduceStep step) {
   const Team team(ring);
   const View sum{letters.mine(), count, dtype};
   if (team.sits_out) {
@@ -179,36 +181,40 @@ Task doubling(const Ring& ring, Letters& letters, std::size_t count, DType dtype
   }
   if (team.paired) {
     co_await letters.hear(ring.prev());
-    combine(sum, letters.theirs(), /*mine_first=*/false, undivided(step));
+    combine(hands, sum, letters.theirs(), /*mine_first=*/false, undivided(step));
+    co_await hands.settled();
   }
   for (int bit = 1; bit < team.power; bit *= 2) {
     co_await letters.swap(ring.rank_at(team.position(team.number ^ bit)));
-    combine(sum, letters.theirs(), (team.number & bit) == 0,
+    combine(hands, sum, letters.theirs(), (team.number & bit) == 0,
             2 * bit == team.power ? step : undivided(step));
+    co_await hands.settled();
   }
   if (team.paired) co_await letters.give(ring.prev());
 }
 
 }  // namespace
 
-Task doubling_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
-                         std::shared_ptr<Workspace> workspace, Tag tag) {
-  const std::size_t bytes = sizeof(Call) + out.bytes();
-  Letters letters(net, tag, call, workspace->copy.get(bytes), workspace->segments.get(bytes),
+Task doubling_all_reduce(Hands hands, Ring ring, Call call, View in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace) {
+  const std::size_t bytes = Letters::head(hands) + out.bytes();
+  Letters letters(hands, call, workspace->copy.get(bytes), workspace->segments.get(bytes),
                   out.bytes());
   const View sum{letters.mine(), out.count, out.dtype};
-  step = load_input(in, sum, step);
-  co_await doubling(ring, letters, out.count, out.dtype, step);
-  copy_bytes(sum.data, out.data, out.bytes());
+  step = load_input(hands, in, sum, step);
+  co_await hands.settled();
+  co_await doubling(hands, ring, letters, out.count, out.dtype, step);
+  hands.copy(sum.data, out.data, out.bytes());
 }
 
 Task greet(Network& net, Ring ring, Call call) {
   std::array<std::byte, 2 * sizeof(Call)> memory;
-  Letters letters(net, kGreetingTag, call, memory.data(), memory.data() + sizeof(Call), 0);
-  co_await doubling(ring, letters, 0, DType::UInt8, {});  // of a type that can be added up
+  const Hands hands(net, kGreetingTag);
+  Letters letters(hands, call, memory.data(), memory.data() + sizeof(Call), 0);
+  co_await doubling(hands, ring, letters, 0, DType::UInt8, {});  // of a type that can be added up
 }
 
-Task halving_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+Task halving_all_reduce(Hands hands, Ring ring, View in, View out, ReduceStep step,
                         std::shared_ptr<Workspace> workspace) {
   const Team team(ring);
   std::byte* const scratch = workspace->segments.get(out.bytes());
@@ -216,17 +222,18 @@ Task halving_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep s
   for (const Slice& chunk : equal_chunks(out.count, team.power))
     bounds.push_back(chunk.begin + chunk.count);
   const Pieces pieces(out, std::move(bounds));
-  step = load_input(in, out, step);
-  co_await fold(net, ring, team, out, step, scratch);
+  step = load_input(hands, in, out, step);
+  co_await hands.settled();
+  co_await fold(hands, ring, team, out, step, scratch);
   if (!team.sits_out) {
-    co_await halve(net, ring, team, pieces, step, scratch);
-    co_await spread(net, ring, team, pieces);
+    co_await halve(hands, ring, team, pieces, step, scratch);
+    co_await spread(hands, ring, team, pieces);
   }
-  co_await unfold(net, ring, team, out);
+  co_await unfold(hands, ring, team, out);
 }
 
-Task halving_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out,
-                            ReduceStep step, std::shared_ptr<Workspace> workspace) {
+Task halving_reduce_scatter(Hands hands, Ring ring, std::vector<View> in, View out, ReduceStep step,
+                            std::shared_ptr<Workspace> workspace) {
   const Team team(ring);
   std::size_t count = 0;
   for (const View& block : in) count += block.count;
@@ -242,25 +249,26 @@ Task halving_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View 
     const int last = team.position(member);
     for (int position = member < team.pairs ? last - 1 : last; position <= last; ++position) {
       const View block = in[static_cast<std::size_t>(position)];
-      loaded = load_input(block, data.at({filled, block.count}), step);
+      loaded = load_input(hands, block, data.at({filled, block.count}), step);
       filled += block.count;
     }
     bounds.push_back(filled);
   }
   const Pieces pieces(data, std::move(bounds));
-  co_await fold(net, ring, team, data, loaded, scratch);
+  co_await hands.settled();
+  co_await fold(hands, ring, team, data, loaded, scratch);
   if (team.sits_out) {
-    co_await unfold(net, ring, team, out);
+    co_await unfold(hands, ring, team, out);
     co_return;
   }
-  co_await halve(net, ring, team, pieces, loaded, scratch);
+  co_await halve(hands, ring, team, pieces, loaded, scratch);
   const View mine = pieces.at(Pieces::piece_of(team.number, team.power), 1);
   const std::size_t partners = mine.count - out.count;
-  co_await unfold(net, ring, team, mine.at({0, partners}));
-  copy_bytes(mine.at({partners, out.count}).data, out.data, out.bytes());
+  co_await unfold(hands, ring, team, mine.at({0, partners}));
+  hands.copy(mine.at({partners, out.count}).data, out.data, out.bytes());
 }
 
-Task doubling_all_gather(Network& net, Ring ring, View in, std::vector<View> outs,
+Task doubling_all_gather(Hands hands, Ring ring, View in, std::vector<View> outs,
                          std::shared_ptr<Workspace> workspace) {
   const int n = ring.size();
   const auto block = [&](int i) {
@@ -274,35 +282,37 @@ Task doubling_all_gather(Network& net, Ring ring, View in, std::vector<View> out
     const std::size_t begin = bounds[static_cast<std::size_t>(first)];
     return Bytes{held + begin, bounds[static_cast<std::size_t>(first + count)] - begin};
   };
-  copy_bytes(in.data, held, in.bytes());
+  hands.copy(in.data, held, in.bytes());
+  co_await hands.settled();
   for (int distance = 1; distance < n; distance *= 2) {
     const int count = std::min(distance, n - distance);
     Exchange exchange =
-        net.exchange(ring.rank_at(ring.position - distance), blocks(0, count),
-                     ring.rank_at(ring.position + distance), blocks(distance, count));
+        hands.exchange(ring.rank_at(ring.position - distance), blocks(0, count),
+                       ring.rank_at(ring.position + distance), blocks(distance, count));
     co_await exchange;
   }
-  for (int i = 0; i < n; ++i) copy_bytes(blocks(i, 1).data(), block(i).data, block(i).bytes());
+  for (int i = 0; i < n; ++i) hands.copy(blocks(i, 1).data(), block(i).data, block(i).bytes());
 }
 
-Task tree_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, int root,
+Task tree_reduce(Hands hands, Ring ring, View in, View out, ReduceStep step, int root,
                  std::shared_ptr<Workspace> workspace) {
   const int n = ring.size();
   const int me = ring.wrap(ring.position - ring.position_of(root));
   const View sum = me == 0 ? out : View{workspace->copy.get(in.bytes()), in.count, in.dtype};
   std::byte* const scratch = workspace->segments.get(in.bytes());
-  step = load_input(in, sum, step);
+  step = load_input(hands, in, sum, step);
+  co_await hands.settled();
   for (int bit = 1; bit < n; bit *= 2) {
     if (me & bit) {
-      Transfer sent = net.send(ring.rank_at(ring.position - bit), kCollectiveTag, sum.raw());
+      Transfer sent = hands.send(ring.rank_at(ring.position - bit), sum.raw());
       co_await sent;
       co_return;
     }
     if (me + bit >= n) continue;
-    Transfer arrived =
-        net.recv(ring.rank_at(ring.position + bit), kCollectiveTag, Bytes{scratch, sum.bytes()});
+    Transfer arrived = hands.recv(ring.rank_at(ring.position + bit), Bytes{scratch, sum.bytes()});
     co_await arrived;
-    combine(sum, scratch, /*mine_first=*/true, 2 * bit >= n ? step : undivided(step));
+    combine(hands, sum, scratch, /*mine_first=*/true, 2 * bit >= n ? step : undivided(step));
+    co_await hands.settled();
   }
 }
 

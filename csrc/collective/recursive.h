@@ -17,8 +17,9 @@ namespace quoit {
 // Recursive doubling: everybody's sum so far to everybody; log2(n) messages of the whole. Each
 // begins with the call that its sender is in: ranks which disagree find out (UsageError), and who
 // agrees with a rank that agrees with others agrees with them, so nobody is done before all agree.
-Task doubling_all_reduce(Network& net, Ring ring, Call call, View in, View out, ReduceStep step,
-                         std::shared_ptr<Workspace> workspace, Tag tag = kCollectiveTag);
+// On memory of a device, which the host cannot read, they begin with none.
+Task doubling_all_reduce(Hands hands, Ring ring, Call call, View in, View out, ReduceStep step,
+                         std::shared_ptr<Workspace> workspace);
 
 // The same messages with nothing in them but the call: what ranks of several hosts do beside every
 // other collective.
@@ -26,20 +27,20 @@ Task greet(Network& net, Ring ring, Call call);
 
 // Rabenseifner's: recursive halving leaves each rank a reduced piece, doubling spreads the pieces;
 // 2 log2(n) messages that carry 2(n-1)/n of the whole.
-Task halving_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+Task halving_all_reduce(Hands hands, Ring ring, View in, View out, ReduceStep step,
                         std::shared_ptr<Workspace> workspace);
 
 // Block i of `in` is reduced into the `out` of the rank at position i of the ring.
-Task halving_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out,
-                            ReduceStep step, std::shared_ptr<Workspace> workspace);
+Task halving_reduce_scatter(Hands hands, Ring ring, std::vector<View> in, View out, ReduceStep step,
+                            std::shared_ptr<Workspace> workspace);
 
 // outs[i] receives the `in` of the rank at position i: Bruck et al., "Efficient algorithms for
 // all-to-all communications in multiport message-passing systems", 1997.
-Task doubling_all_gather(Network& net, Ring ring, View in, std::vector<View> outs,
+Task doubling_all_gather(Hands hands, Ring ring, View in, std::vector<View> outs,
                          std::shared_ptr<Workspace> workspace);
 
 // Binomial tree: reduces into `out` of `root`, log2(n) messages of the whole.
-Task tree_reduce(Network& net, Ring ring, View in, View out, ReduceStep step, int root,
+Task tree_reduce(Hands hands, Ring ring, View in, View out, ReduceStep step, int root,
                  std::shared_ptr<Workspace> workspace);
 
 }  // namespace quoit

@@ -4,8 +4,6 @@
 #include <array>
 #include <optional>
 
-#include "core/copy.h"
-
 namespace quoit {
 namespace {
 
@@ -14,7 +12,7 @@ constexpr std::size_t kSegment = 512 * 1024;  // bytes on the wire at a time
 // Runs the hops of a pass. `out` and `in` say where a hop's slices lie; `arrive` says what happens
 // to one that has come.
 template <class Out, class In, class Arrive>
-Task run_pass(Network& net, const Ring& ring, std::vector<Hop> hops, Out out, In in,
+Task run_pass(const Hands& hands, const Ring& ring, std::vector<Hop> hops, Out out, In in,
               Arrive arrive) {
   std::array<std::optional<Exchange>, kInFlight> flight;
   for (std::size_t i = 0; i < hops.size() + kInFlight; ++i) {
@@ -22,10 +20,11 @@ Task run_pass(Network& net, const Ring& ring, std::vector<Hop> hops, Out out, In
     if (i >= kInFlight) {
       co_await *flight[slot];
       arrive(hops[i - kInFlight], slot);
+      co_await hands.settled();
     }
     if (i < hops.size())
       flight[slot].emplace(
-          net.exchange(ring.next(), out(hops[i].send), ring.prev(), in(hops[i].recv, slot)));
+          hands.exchange(ring.next(), out(hops[i].send), ring.prev(), in(hops[i].recv, slot)));
   }
 }
 
@@ -36,7 +35,7 @@ std::size_t longest(const std::vector<Slice>& chunks) {
 }
 
 // The reduce-scatter pass: chunk c ends, reduced, at position c + shift - 1 of the ring.
-Task reduce_pass(Network& net, const Ring& ring, View data, const std::vector<Slice>& chunks,
+Task reduce_pass(const Hands& hands, const Ring& ring, View data, const std::vector<Slice>& chunks,
                  int first, ReduceStep step, Scratch& segments) {
   const std::size_t max_segment = std::max<std::size_t>(1, kSegment / size_of(data.dtype));
   const std::size_t slot_bytes =
@@ -51,30 +50,31 @@ Task reduce_pass(Network& net, const Ring& ring, View data, const std::vector<Sl
     const std::array<const std::byte*, 2> inputs{in_slot(hop.recv, slot).data(), mine.data};
     // The average divides once, when the chunk has been everywhere.
     const ReduceStep now{step.op, 1.0, hop.last ? step.divide_by : 1};
-    reduce(data.dtype, now, inputs, mine.data, nullptr, mine.count);
+    hands.reduce(data.dtype, now, inputs, mine.data, mine.count);
   };
-  co_await run_pass(net, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_slot, add);
+  co_await run_pass(hands, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_slot,
+                    add);
 }
 
 // The all-gather pass: pass finished chunks on until everybody has all.
-Task gather_pass(Network& net, const Ring& ring, View data, const std::vector<Slice>& chunks,
+Task gather_pass(const Hands& hands, const Ring& ring, View data, const std::vector<Slice>& chunks,
                  int first) {
   const std::size_t max_segment = std::max<std::size_t>(1, kSegment / size_of(data.dtype));
   const auto in_data = [data](Slice s) { return data.at(s).raw(); };
   const auto in_place = [data](Slice s, std::size_t) { return data.at(s).raw(); };
   const auto nothing = [](const Hop&, std::size_t) {};
-  co_await run_pass(net, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_place,
+  co_await run_pass(hands, ring, plan_pass(ring, chunks, first, max_segment), in_data, in_place,
                     nothing);
 }
 
 }  // namespace
 
-ReduceStep load_input(View in, View out, ReduceStep step) {
+ReduceStep load_input(const Hands& hands, View in, View out, ReduceStep step) {
   const std::array<const std::byte*, 1> input{in.data};
   if (step.op == ReduceOp::PremulSum)
-    reduce(in.dtype, step, input, out.data, nullptr, in.count);
+    hands.reduce(in.dtype, step, input, out.data, in.count);
   else
-    copy_bytes(in.data, out.data, in.bytes());
+    hands.copy(in.data, out.data, in.bytes());
   return {step.op == ReduceOp::PremulSum ? ReduceOp::Sum : step.op, 1.0, step.divide_by};
 }
 
@@ -101,16 +101,17 @@ std::vector<Slice> equal_chunks(std::size_t count, int ranks) {
   return chunks;
 }
 
-Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+Task ring_all_reduce(Hands hands, Ring ring, View in, View out, ReduceStep step,
                      std::shared_ptr<Workspace> workspace) {
-  step = load_input(in, out, step);
+  step = load_input(hands, in, out, step);
+  co_await hands.settled();
   const std::vector<Slice> chunks = equal_chunks(out.count, ring.size());
-  co_await reduce_pass(net, ring, out, chunks, ring.position, step, workspace->segments);
+  co_await reduce_pass(hands, ring, out, chunks, ring.position, step, workspace->segments);
   // Position p now holds finished chunk p + 1; a second pass hands every chunk to every rank.
-  co_await gather_pass(net, ring, out, chunks, ring.position + 1);
+  co_await gather_pass(hands, ring, out, chunks, ring.position + 1);
 }
 
-Task ring_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out, ReduceStep step,
+Task ring_reduce_scatter(Hands hands, Ring ring, std::vector<View> in, View out, ReduceStep step,
                          std::shared_ptr<Workspace> workspace) {
   std::vector<Slice> chunks;
   std::size_t count = 0;
@@ -120,21 +121,24 @@ Task ring_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out
   }
   const View data{workspace->copy.get(count * size_of(out.dtype)), count, out.dtype};
   ReduceStep loaded = step;
-  for (std::size_t i = 0; i < in.size(); ++i) loaded = load_input(in[i], data.at(chunks[i]), step);
+  for (std::size_t i = 0; i < in.size(); ++i)
+    loaded = load_input(hands, in[i], data.at(chunks[i]), step);
+  co_await hands.settled();
   // Starting one chunk back, the own chunk is the one that comes home.
-  co_await reduce_pass(net, ring, data, chunks, ring.position - 1, loaded, workspace->segments);
+  co_await reduce_pass(hands, ring, data, chunks, ring.position - 1, loaded, workspace->segments);
   const View mine = data.at(chunks[static_cast<std::size_t>(ring.position)]);
-  copy_bytes(mine.data, out.data, mine.bytes());
+  hands.copy(mine.data, out.data, mine.bytes());
 }
 
-Task ring_all_gather(Network& net, Ring ring, View in, std::vector<View> outs) {
+Task ring_all_gather(Hands hands, Ring ring, View in, std::vector<View> outs) {
   const View mine = outs[static_cast<std::size_t>(ring.position)];
-  copy_bytes(in.data, mine.data, in.bytes());
+  hands.copy(in.data, mine.data, in.bytes());
+  co_await hands.settled();
   // The parts lie anywhere in memory: one exchange per part and step.
   for (int step = 0; step + 1 < ring.size(); ++step) {
     const View out = outs[static_cast<std::size_t>(ring.wrap(ring.position - step))];
     const View into = outs[static_cast<std::size_t>(ring.wrap(ring.position - step - 1))];
-    Exchange exchange = net.exchange(ring.next(), out.raw(), ring.prev(), into.raw());
+    Exchange exchange = hands.exchange(ring.next(), out.raw(), ring.prev(), into.raw());
     co_await exchange;
   }
 }

@@ -2,14 +2,14 @@
 // Ring collectives over any network (Patarasuk & Yuan, "Bandwidth optimal all-reduce algorithms for
 // clusters of workstations", 2009). The plan of a pass is plain data, apart from its run.
 #include <algorithm>
+#include <bit>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "collective/hands.h"
 #include "core/types.h"
-#include "engine/task.h"
-#include "kernels/reduce.h"
-#include "transport/network.h"
 
 namespace quoit {
 
@@ -53,33 +53,57 @@ std::vector<Slice> equal_chunks(std::size_t count, int ranks);
 // hold it themselves, because what a failed one left in flight may outlive the group.
 class Scratch {
  public:
+  // Allocates that many bytes; empty: of the host's memory.
+  using Source = std::function<std::shared_ptr<std::byte>(std::size_t bytes)>;
+
+  Scratch() = default;
+  explicit Scratch(Source source) : source_(std::move(source)) {}
+
   std::byte* get(std::size_t bytes) {
+    if (source_) return get_elsewhere(bytes);
     if (memory_.size() < bytes) memory_.resize(bytes);
     return memory_.data();
   }
 
  private:
+  // What was too small stays, as work that has not come to its end may use it: less than this.
+  std::byte* get_elsewhere(std::size_t bytes) {
+    if (blocks_.empty() || bytes_ < bytes) {
+      bytes_ = std::bit_ceil(std::max(bytes, kSmallest));
+      blocks_.push_back(source_(bytes_));
+    }
+    return blocks_.back().get();
+  }
+
+  static constexpr std::size_t kSmallest = std::size_t{1} << 20;
+
   std::vector<std::byte> memory_;
+  Source source_;
+  std::size_t bytes_ = 0;
+  std::vector<std::shared_ptr<std::byte>> blocks_;
 };
 struct Workspace {
+  Workspace() = default;
+  explicit Workspace(const Scratch::Source& source) : segments(source), copy(source) {}
+
   Scratch segments;  // where segments land before they are reduced
   Scratch copy;      // of an input that must not change
-  Scratch factors;   // of low-rank parts
+  Scratch factors;   // of low-rank parts; the host's
 };
 
 // Copies a rank's own input to where messages will meet it; PREMUL_SUM scales it on the way.
 // Returns what is left to do for every further operand.
-ReduceStep load_input(View in, View out, ReduceStep step);
+ReduceStep load_input(const Hands& hands, View in, View out, ReduceStep step);
 
 // Reduces `in` over the ranks of the ring into `out`, which may be the same memory.
-Task ring_all_reduce(Network& net, Ring ring, View in, View out, ReduceStep step,
+Task ring_all_reduce(Hands hands, Ring ring, View in, View out, ReduceStep step,
                      std::shared_ptr<Workspace> workspace);
 
 // Block i of `in` is reduced into the `out` of the rank at position i of the ring.
-Task ring_reduce_scatter(Network& net, Ring ring, std::vector<View> in, View out, ReduceStep step,
+Task ring_reduce_scatter(Hands hands, Ring ring, std::vector<View> in, View out, ReduceStep step,
                          std::shared_ptr<Workspace> workspace);
 
 // outs[i] receives the `in` of the rank at position i of the ring.
-Task ring_all_gather(Network& net, Ring ring, View in, std::vector<View> outs);
+Task ring_all_gather(Hands hands, Ring ring, View in, std::vector<View> outs);
 
 }  // namespace quoit

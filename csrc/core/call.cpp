@@ -42,7 +42,7 @@ std::string_view name_of(Op op) { return kOpNames[static_cast<std::size_t>(op)];
 
 bool well_formed(const Call& call) {
   return static_cast<std::size_t>(call.op) < kOps && static_cast<int>(call.dtype) < kDTypes &&
-         static_cast<int>(call.reduce) < kReduceOps && call.staged <= 1;
+         static_cast<int>(call.reduce) < kReduceOps && call.staged <= 2;
 }
 
 std::array<std::uint8_t, 4> digest_of_sizes(const std::vector<View>& blocks) {
@@ -69,6 +69,7 @@ std::string describe(const Call& call) {
   if (reduces(call.op)) said += text(" ", name_of(call.reduce));
   if (rooted(call.op)) said += text(" root ", call.root);
   if (call.staged != 0) said += " on an accelerator";
+  if (call.staged == 2) said += ", whose memory MPI takes";
   return said;
 }
 

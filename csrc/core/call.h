@@ -35,8 +35,8 @@ struct Call {
   Op op = Op::Barrier;
   DType dtype = DType::UInt8;
   ReduceOp reduce = ReduceOp::Sum;
-  // 1 where an accelerator's memory is brought to the host's and back, and large calls therefore go
-  // in pieces; 0 where the memory is the host's.
+  // 0 where the memory is the host's; 1 where it is an accelerator's; 2 where the network is given
+  // that, while otherwise large calls go in pieces, by way of the host.
   std::uint8_t staged = 0;
   // A digest of the sizes of blocks that may differ, or of how they are encoded; it also keeps the
   // struct free of padding, as it is compared as bytes on the wire.

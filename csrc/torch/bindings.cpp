@@ -108,8 +108,7 @@ void bind_compression(py::module_& m) {
       "device_route", [](const Group& group) { return ours(group).device_route(); },
       py::arg("group"), py::call_guard<py::gil_scoped_release>(),
       "How the group's collectives on tensors of accelerators go where NCCL does not serve: "
-      "\"ipc\", "
-      "\"host\", or \"\" before the first one.");
+      "\"ipc\", \"mpi\", \"host\", or \"\" before the first one.");
   m.def("call_in_order", &call_in_order,
         "Calls the first argument with the others; futures asked for meanwhile, on this thread, "
         "are complete when it gets them.");

@@ -30,6 +30,7 @@ class TensorOrder final : public DeviceOrder {
   [[nodiscard]] std::string foreign() const override;
   [[nodiscard]] std::unique_ptr<DeviceStream> new_stream() const override;
   void call() override;
+  bool called() override { return called_->query(); }
   void start(DeviceStream& stream) override;
   void finish(DeviceStream& stream) override;
   [[nodiscard]] bool finished_on_host() const override { return false; }

@@ -25,6 +25,7 @@ void Arrival::write(std::size_t offset, ConstBytes bytes) {
 Transfer Mailbox::post(int from, Tag tag, Bytes into, Fit fit) {
   const Posted posted{from, tag, into, fit, std::make_shared<Transfer::State>()};
   posted.receive->peer = from;
+  posted.receive->closed = fit == Fit::Device;
   for (auto arrival = arrivals_.begin(); arrival != arrivals_.end(); ++arrival) {
     const bool fits = takes(tag, arrival->tag) && (from == kAnySource || from == arrival->from);
     if (!fits || arrival->receive) continue;
@@ -36,11 +37,12 @@ Transfer Mailbox::post(int from, Tag tag, Bytes into, Fit fit) {
   return Transfer(posted.receive);
 }
 
-Arrival& Mailbox::expect(int from, Tag tag, std::size_t size) {
+Arrival& Mailbox::expect(int from, Tag tag, std::size_t size, bool direct) {
   Arrival& arrival = arrivals_.emplace_back();
   arrival.from = from;
   arrival.tag = tag;
   arrival.size = size;
+  arrival.direct = direct;
   for (auto posted = posted_.begin(); posted != posted_.end();) {
     if (posted->receive->cancelled) {
       posted = posted_.erase(posted);
@@ -69,10 +71,22 @@ void Mailbox::land(Arrival& arrival, std::size_t have) {
   }
 }
 
-Arrival& Mailbox::begin(int from, Tag tag, std::size_t size) {
-  Arrival& arrival = expect(from, tag, size);
+void Mailbox::place(Arrival& arrival) {
+  arrival.held = false;
+  if (arrival.receive && arrival.receive->closed) {
+    arrival.whole = arrival.receive->error.empty();
+    arrival.landing = {};
+  }
+  land(arrival, 0);
+  arrival.direct = arrival.buffer == nullptr;
+}
+
+Arrival& Mailbox::begin(int from, Tag tag, std::size_t size, bool direct) {
+  Arrival& arrival = expect(from, tag, size, direct);
+  arrival.held = direct && (arrival.receive ? arrival.receive->closed : tag == kDeviceTag);
+  if (arrival.held) return arrival;
   try {
-    land(arrival, 0);
+    place(arrival);
   } catch (const std::bad_alloc&) {
     arrivals_.pop_back();
     throw;
@@ -108,12 +122,14 @@ void Mailbox::match(Arrival& arrival, const Posted& posted) {
   arrival.receive->error = arrival.spoiled;
   arrival.whole = posted.fit == Fit::Whole || arrival.receive->announced;
   if (arrival.whole) return;
-  if (posted.fit == Fit::Any || arrival.size == posted.into.size())
-    arrival.landing = posted.into;
-  else
+  if (posted.fit != Fit::Any && arrival.size != posted.into.size()) {
     arrival.receive->error =
         text("rank ", arrival.from, " sent ", arrival.size, " bytes, this rank expected ",
              posted.into.size(), ": both sides must pass tensors of the same size and dtype");
+    return;
+  }
+  arrival.whole = posted.fit == Fit::Device && !arrival.direct;
+  if (!arrival.whole) arrival.landing = posted.into;
 }
 
 void Mailbox::finish(std::list<Arrival>::iterator arrival) {

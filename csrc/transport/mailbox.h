@@ -20,8 +20,12 @@ struct Arrival {
   Bytes landing;                             // where a late receive wants it; empty if `into` is it
   std::unique_ptr<std::byte[]> buffer;       // holds it when nobody asked before it came
   bool whole = false;                        // the receive gets the buffer
-  std::string spoiled;                       // why it will never be whole
+  bool direct = false;  // no buffer has been chosen, and the transport writes devices' memory
+  bool held = false;    // the transport waits until it is wanted(), and then calls place()
+  std::string spoiled;  // why it will never be whole
   bool complete = false;
+
+  [[nodiscard]] bool wanted() const { return receive && !receive->closed; }
 };
 
 class Mailbox {
@@ -33,13 +37,19 @@ class Mailbox {
   // A message begins to arrive: matches the oldest receive that fits it, or buffers it. Valid until
   // `arrived` is called with it. Throws std::bad_alloc when there is no memory for the buffer; it
   // is used up only as bytes come.
-  [[nodiscard]] Arrival& begin(int from, Tag tag, std::size_t size);
+  // `direct`: the transport writes memory of devices, too, and can hold a message back, as it must
+  // if it is `held`.
+  [[nodiscard]] Arrival& begin(int from, Tag tag, std::size_t size, bool direct = false);
+
+  // Says where a message goes that was held: into memory that waits for it, or a buffer.
+  void place(Arrival& arrival);
+
   void arrived(Arrival& arrival);
 
   // begin() in two steps, for a transport that can let a message wait: matches it; and gives it
   // memory, where the receive wants it if that is there by now. What `have` bytes of it lie in its
   // buffer come along. Throws std::bad_alloc.
-  [[nodiscard]] Arrival& expect(int from, Tag tag, std::size_t size);
+  [[nodiscard]] Arrival& expect(int from, Tag tag, std::size_t size, bool direct = false);
   void land(Arrival& arrival, std::size_t have);
 
   // In place of arrived(): the rest will not come, and its receive fails.

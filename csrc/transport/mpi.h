@@ -34,6 +34,10 @@ class MpiLibrary {
   // As "Open MPI v5.0.11".
   [[nodiscard]] virtual std::string version() const = 0;
 
+  // Whether the library says that messages may lie in memory of CUDA devices. Not all that can say
+  // so.
+  [[nodiscard]] virtual bool takes_device_memory() const = 0;
+
   // Everybody's string, by rank of MPI_COMM_WORLD. Collective over it, and ordered with whatever
   // other collectives the program runs there. Throws TimeoutError when a rank stays away.
   [[nodiscard]] virtual std::vector<std::string> all_gather_strings(const std::string& mine,

@@ -124,6 +124,15 @@ class MpiCall {
   Pointer call_;
 };
 
+// What a library may be asked about memory of CUDA devices once MPI has begun, beyond the standard;
+// null where it lacks it.
+struct MpiExtensions {
+  static constexpr int kCuda = 0;  // MPIX_GPU_SUPPORT_CUDA
+
+  int (*query_cuda_support)() = nullptr;                     // Open MPI, MPICH: whether it is so
+  int (*gpu_query_support)(int kind, int* is_so) = nullptr;  // MPICH: its code
+};
+
 // Everything Quoit calls, named as in MPI.
 template <class Abi>
 struct MpiCalls : Abi {

@@ -19,10 +19,17 @@ std::string first_words(const std::string& text) {
   return words;
 }
 
+bool says_cuda(const MpiExtensions& extensions) {
+  int is_so = 0;
+  if (extensions.gpu_query_support != nullptr)
+    return extensions.gpu_query_support(MpiExtensions::kCuda, &is_so) == 0 && is_so != 0;
+  return extensions.query_cuda_support != nullptr && extensions.query_cuda_support() == 1;
+}
+
 }  // namespace
 
 template <class Abi>
-LoadedMpi<Abi>::LoadedMpi(const MpiLookup& find, std::string path)
+LoadedMpi<Abi>::LoadedMpi(const MpiLookup& find, const MpiExtensions& extensions, std::string path)
     : calls_(find), path_(std::move(path)), owner_(getpid()) {
   std::string words(kMpiTextBytes, '\0');
   int length = 0;
@@ -39,6 +46,7 @@ LoadedMpi<Abi>::LoadedMpi(const MpiLookup& find, std::string path)
   int* highest = nullptr;
   int found = 0;
   must(calls_.comm_get_attr, calls_.comm_world, Abi::kTagUb, static_cast<void*>(&highest), &found);
+  takes_device_memory_ = says_cuda(extensions);
   highest_tag_ = found != 0 ? *highest : 32767;  // what the standard promises at the least
 }
 

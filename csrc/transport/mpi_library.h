@@ -18,12 +18,13 @@ class LoadedMpi final : public MpiLibrary {
   using Calls = MpiCalls<Abi>;
 
   // Initialises MPI if nobody did. `path` is for messages.
-  LoadedMpi(const MpiLookup& find, std::string path);
+  LoadedMpi(const MpiLookup& find, const MpiExtensions& extensions, std::string path);
 
   [[nodiscard]] int world_rank() const override { return world_rank_; }
   [[nodiscard]] int world_size() const override { return world_size_; }
   [[nodiscard]] bool thread_multiple() const override { return thread_multiple_; }
   [[nodiscard]] std::string version() const override { return version_; }
+  [[nodiscard]] bool takes_device_memory() const override { return takes_device_memory_; }
   [[nodiscard]] std::vector<std::string> all_gather_strings(const std::string& mine,
                                                             Deadline deadline) override;
   void finalize() override;
@@ -77,6 +78,7 @@ class LoadedMpi final : public MpiLibrary {
   int world_size_ = 1;
   bool thread_multiple_ = false;
   int highest_tag_ = 0;
+  bool takes_device_memory_ = false;
 };
 
 }  // namespace quoit

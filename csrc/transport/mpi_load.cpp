@@ -96,23 +96,35 @@ std::string library_version(const MpiLookup& find) {
   return {words.data(), static_cast<std::size_t>(length)};
 }
 
+// First as the linker would: a program that is linked with MPI may hold its variables itself.
+void* find_or_null(const Library& library, const char* name) {
+  void* const symbol = dlsym(RTLD_DEFAULT, name);
+  return symbol != nullptr ? symbol : dlsym(library.handle, name);
+}
+
+template <class Function>
+void find_extension(const Library& library, const char* name, Function*& found) {
+  found = reinterpret_cast<Function*>(find_or_null(library, name));
+}
+
 std::unique_ptr<MpiLibrary> recognise(const Library& library) {
   const MpiLookup find = [library](const char* name) {
-    // First as the linker would: a program that is linked with MPI may hold its variables itself.
-    void* symbol = dlsym(RTLD_DEFAULT, name);
-    if (symbol == nullptr) symbol = dlsym(library.handle, name);
+    void* const symbol = find_or_null(library, name);
     QUOIT_CHECK(symbol != nullptr, UnavailableError, "the MPI library ", library.path, " lacks ",
                 name, ": MPI 3.0 or later is needed");
     return symbol;
   };
+  MpiExtensions extensions;
+  find_extension(library, "MPIX_Query_cuda_support", extensions.query_cuda_support);
+  find_extension(library, "MPIX_GPU_query_support", extensions.gpu_query_support);
   if (standard_abi(library.handle))
-    return std::make_unique<LoadedMpi<StandardAbi>>(find, library.path);
+    return std::make_unique<LoadedMpi<StandardAbi>>(find, extensions, library.path);
   if (dlsym(library.handle, "ompi_mpi_comm_world") != nullptr)
-    return std::make_unique<LoadedMpi<OpenMpiAbi>>(find, library.path);
+    return std::make_unique<LoadedMpi<OpenMpiAbi>>(find, extensions, library.path);
   const std::string version = library_version(find);
   for (const char* family : {"MPICH", "Intel(R) MPI", "MVAPICH", "ParaStation"})
     if (version.find(family) != std::string::npos)
-      return std::make_unique<LoadedMpi<MpichAbi>>(find, library.path);
+      return std::make_unique<LoadedMpi<MpichAbi>>(find, extensions, library.path);
   throw UnavailableError(text("the MPI library ", library.path,
                               " is of a family that Quoit does not ", "know (\"", version,
                               "\"): use ", kFiles));

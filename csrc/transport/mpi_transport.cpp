@@ -91,8 +91,9 @@ bool MpiTransport<Abi>::progress() {
   if (failure_) return false;
   try {
     check_running();
-    const bool finished = finish_some();
-    return take_arrivals() || finished;
+    bool moved = finish_some();
+    moved |= take_held();
+    return take_arrivals() || moved;
   } catch (const std::exception& error) {
     fail(error.what());
     return true;
@@ -178,17 +179,41 @@ template <class Abi>
 void MpiTransport<Abi>::take(Message message, const Status& status) {
   typename Abi::Count bytes = 0;
   mpi_.must(calls_.get_elements_x, &status, calls_.byte, &bytes);
-  const bool farewell = status.tag == kFarewell;
-  Arrival* arrival = nullptr;
-  if (farewell)
+  const auto size = static_cast<std::size_t>(bytes);
+  if (status.tag == kFarewell) {
     ++farewells_;
+    return receive(message, nullptr, size);
+  }
+  Arrival& arrival = mailbox_.begin(status.source, status.tag - kTagShift, size, /*direct=*/true);
+  if (arrival.held)
+    held_.push_back({message, &arrival});
   else
-    arrival =
-        &mailbox_.begin(status.source, status.tag - kTagShift, static_cast<std::size_t>(bytes));
-  const Extent<Abi> extent(mpi_, static_cast<std::size_t>(bytes));
+    receive(message, &arrival, size);
+}
+
+// Begins to receive what was held and is wanted now, or, as MPI would wait for it, all in the end.
+template <class Abi>
+bool MpiTransport<Abi>::take_held() {
+  if (held_.empty()) return false;
+  std::vector<Held> now;
+  std::erase_if(held_, [&](const Held& one) {
+    if (!leaving_ && !one.arrival->wanted()) return false;
+    now.push_back(one);
+    return true;
+  });
+  for (const Held& one : now) {
+    mailbox_.place(*one.arrival);
+    receive(one.message, one.arrival, one.arrival->size);
+  }
+  return !now.empty();
+}
+
+template <class Abi>
+void MpiTransport<Abi>::receive(Message message, Arrival* arrival, std::size_t bytes) {
+  const Extent<Abi> extent(mpi_, bytes);
   start({nullptr, arrival}, [&](Request* request) {
-    mpi_.must(calls_.imrecv, static_cast<void*>(farewell ? nullptr : arrival->into), extent.count(),
-              extent.type(), &message, request);
+    mpi_.must(calls_.imrecv, static_cast<void*>(arrival == nullptr ? nullptr : arrival->into),
+              extent.count(), extent.type(), &message, request);
   });
 }
 
@@ -204,15 +229,22 @@ void MpiTransport<Abi>::fail(const std::string& why) {
   for (const Purpose& purpose : purposes_) {
     keep_for_mpi(purpose);
     if (purpose.send && !purpose.send->done) purpose.send->fail(why);
-    // An arrival that nobody asked for yet stays incomplete: whoever asks will hear of the failure.
-    if (purpose.arrival == nullptr || !purpose.arrival->receive) continue;
-    purpose.arrival->receive->error = why;
-    purpose.arrival->landing = {};
-    mailbox_.arrived(*purpose.arrival);
+    if (purpose.arrival != nullptr) give_up(*purpose.arrival, why);
   }
+  for (const Held& one : held_) give_up(*one.arrival, why);
   requests_.clear();
   purposes_.clear();
+  held_.clear();
   mpi_.abandon();
+}
+
+// One that nobody asked for yet stays incomplete: whoever asks will hear of the failure.
+template <class Abi>
+void MpiTransport<Abi>::give_up(Arrival& arrival, const std::string& why) {
+  if (!arrival.receive) return;
+  arrival.receive->error = why;
+  arrival.landing = {};
+  mailbox_.arrived(arrival);
 }
 
 // MPI may still write into the buffer of an arrival that is given up.
@@ -226,6 +258,7 @@ void MpiTransport<Abi>::keep_for_mpi(const Purpose& purpose) {
 template <class Abi>
 bool MpiTransport<Abi>::leave() {
   const Deadline deadline = Deadline::after(kLeaving);
+  leaving_ = true;
   for (int peer = 0; peer < size_; ++peer) {
     if (peer == rank_) continue;
     start({}, [&](Request* request) {
@@ -234,7 +267,7 @@ bool MpiTransport<Abi>::leave() {
   }
   while (!failure_ && !deadline.passed()) {
     if (progress()) continue;
-    if (requests_.empty() && farewells_ == size_ - 1) return true;
+    if (requests_.empty() && held_.empty() && farewells_ == size_ - 1) return true;
     std::this_thread::yield();
   }
   return false;
@@ -251,7 +284,7 @@ MpiTransport<Abi>::~MpiTransport() {
   } catch (const std::exception&) {
     mpi_.abandon();
   }
-  if (requests_.empty()) return;
+  if (requests_.empty() && held_.empty()) return;
   mpi_.abandon();
   for (const Purpose& purpose : purposes_) keep_for_mpi(purpose);
 }

@@ -28,6 +28,7 @@ class MpiTransport final : public Transport {
   bool progress() override;
   std::optional<std::string> failure() override { return failure_; }
   [[nodiscard]] bool cancels() const override { return false; }
+  [[nodiscard]] bool takes_device_memory() const override { return true; }  // if it is told to
   [[nodiscard]] bool rings_bell() const override { return false; }
 
  private:
@@ -37,14 +38,23 @@ class MpiTransport final : public Transport {
     Arrival* arrival = nullptr;
   };
 
+  // A message whose bytes are not asked for yet.
+  struct Held {
+    Message message;
+    Arrival* arrival;
+  };
+
   void check_running() const;
   template <class Begin>
   void start(Purpose purpose, Begin begin);
   bool finish_some();
   bool take_arrivals();
+  bool take_held();
   void take(Message message, const Status& status);
+  void receive(Message message, Arrival* arrival, std::size_t bytes);
   void settle(const Purpose& purpose);
   void fail(const std::string& why);
+  void give_up(Arrival& arrival, const std::string& why);
   void keep_for_mpi(const Purpose& purpose);
   bool leave();
 
@@ -56,8 +66,10 @@ class MpiTransport final : public Transport {
   int size_;
   std::vector<Request> requests_;  // what is in flight
   std::vector<Purpose> purposes_;  // of requests_, one by one
+  std::vector<Held> held_;         // in order of arrival
   std::vector<int> finished_;      // scratch of finish_some
   std::vector<Status> statuses_;   // scratch of finish_some
+  bool leaving_ = false;           // nothing is held any more
   int farewells_ = 0;              // heard from other members
   std::optional<std::string> failure_;
 };

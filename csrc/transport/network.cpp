@@ -15,6 +15,7 @@ void Network::add(std::unique_ptr<Transport> transport, const std::vector<int>& 
   cancels_ = cancels_ && transport->cancels();
   for (const int peer : peers)
     if (peer != rank_) routes_[static_cast<std::size_t>(peer)] = transport.get();
+  if (transport->takes_device_memory()) for_devices_ = transport.get();
   transports_.push_back(std::move(transport));
 }
 
@@ -57,6 +58,7 @@ std::optional<std::string> Network::departed(int peer) {
 
 void Network::leave() {
   std::fill(routes_.begin(), routes_.end(), nullptr);
+  for_devices_ = nullptr;
   transports_.clear();
 }
 

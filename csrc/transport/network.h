@@ -53,6 +53,12 @@ class Network {
   // As Transport::send. A message to this rank itself is delivered at once.
   [[nodiscard]] Transfer send(int to, Tag tag, ConstBytes data);
 
+  // The same from memory of a device, to another rank and with kDeviceTag, by the transport that
+  // takes such memory, whatever else reaches that rank.
+  [[nodiscard]] Transfer send_from_device(int to, ConstBytes data) {
+    return for_devices_->send(to, kDeviceTag, data);
+  }
+
   // Receives a message of exactly into.size() bytes, or of any size; `from` may be kAnySource.
   [[nodiscard]] Transfer recv(int from, Tag tag, Bytes into, Fit fit = Fit::Exact);
 
@@ -84,6 +90,7 @@ class Network {
   Mailbox mailbox_;
   std::vector<std::unique_ptr<Transport>> transports_;
   std::vector<Transport*> routes_;  // by peer; null for this rank
+  Transport* for_devices_ = nullptr;
   bool rings_bell_ = true;
   bool cancels_ = true;
   Notice heard_{};

@@ -19,6 +19,9 @@ using Tag = std::int64_t;
 inline constexpr Tag kCollectiveTag = -1;
 inline constexpr Tag kFaultTag = -2;
 inline constexpr Tag kGreetingTag = -4;
+// Of collectives on memory of devices. A transport that takes such memory holds these messages back
+// until it is known where they belong.
+inline constexpr Tag kDeviceTag = -7;
 inline constexpr int kAnySource = -1;
 
 // In a tag that a user gave: the message only announces one, whose bytes come in another way. Who
@@ -26,8 +29,10 @@ inline constexpr int kAnySource = -1;
 inline constexpr Tag kAnnounced = Tag{1} << 62;
 
 // What may arrive in memory that waits for a message: as many bytes as it has; any number, of which
-// those are kept for which there is room; or any number, in memory of their own (Transfer::whole).
-enum class Fit : std::uint8_t { Exact, Any, Whole };
+// those are kept for which there is room; any number, in memory of their own (Transfer::whole); or
+// as many bytes as the memory has, which is a device's: there once it is open (Transfer::open), or,
+// where the transport cannot write it or the message came first, in memory of their own.
+enum class Fit : std::uint8_t { Exact, Any, Whole, Device };
 
 // One movement in flight. Destroying it before it is done cancels it: its buffer is not touched any
 // more, if the transport cancels().
@@ -39,6 +44,7 @@ class Transfer final : public Pollable {
     int peer = kAnySource;   // the other side; of a receive from any source, once it is done
     std::size_t size = 0;    // bytes of the message that a receive got
     bool announced = false;  // the message is an announcement
+    bool closed = false;     // the memory may not be written yet
     std::unique_ptr<std::byte[]> whole;
     std::string error;  // empty when it went well
     // Of a send whose memory the other side may be reading: what to do when it is cancelled.
@@ -82,6 +88,9 @@ class Transfer final : public Pollable {
   // Whether what was received only announces a message: then it is in whole().
   [[nodiscard]] bool announced() const { return state_->announced; }
   [[nodiscard]] ConstBytes whole() const { return {state_->whole.get(), state_->size}; }
+
+  // Of a receive with Fit::Device: its memory may be written from now on.
+  void open() { state_->closed = false; }
 
  private:
   void cancel() {
@@ -133,6 +142,9 @@ class Transport {
   // Whether a cancelled transfer's memory is left alone. If not (MPI cannot take back what it
   // began), whoever cancels keeps the memory for good.
   [[nodiscard]] virtual bool cancels() const = 0;
+
+  // Whether it moves memory of devices as well.
+  [[nodiscard]] virtual bool takes_device_memory() const { return false; }
 
   // Whether an arrival rings the bell of a sleeping process. If not, sleeps are kept short.
   [[nodiscard]] virtual bool rings_bell() const = 0;

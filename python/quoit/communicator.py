@@ -115,7 +115,7 @@ class Communicator:
         return self._native.route(peer)
 
     def device_route(self) -> str:
-        """How collectives on arrays of CUDA devices go: "ipc", "host"; "" before the first one."""
+        """How collectives on arrays of CUDA devices go: "ipc", "mpi", "host"; "" if unknown."""
         return self._native.device_route()
 
     def close(self) -> None:

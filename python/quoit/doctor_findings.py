@@ -210,7 +210,8 @@ class Measurement:
     """Medians, of rank 0 but for memcpy_by_rank.
 
     ranks: how many took part. large_bytes: the size of large_us and memcpy_us; all ranks copied at
-    the same time. started: whether the doctor started these ranks itself.
+    the same time. started: whether the doctor started these ranks itself. device_route: how memory
+    of CUDA devices goes where some ranks talk over MPI, as Communicator.device_route(), else "".
     """
 
     ranks: int
@@ -221,6 +222,7 @@ class Measurement:
     large_us: float
     memcpy_us: float
     memcpy_by_rank: tuple[float, ...]
+    device_route: str = ""
 
 
 @dataclass(frozen=True)

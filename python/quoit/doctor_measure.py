@@ -174,6 +174,7 @@ def _time(comm: Communicator, size: int, routes: tuple[str, ...]) -> Measurement
         large_us=large_us,
         memcpy_us=memcpy_us,
         memcpy_by_rank=(),
+        device_route=comm.device_route() if "mpi" in routes else "",
     )
 
 

@@ -303,7 +303,17 @@ def _measured(measured: Measurement | None) -> list[Line]:
             f"{large} {_time(measured.memcpy_us)} on all ranks at once; the all_reduce "
             f"takes {measured.large_us / measured.memcpy_us:.1f} times as long",
         ),
+        *([Line("CUDA memory", _of_devices(measured))] if measured.device_route else []),
     ]
+
+
+def _of_devices(measured: Measurement) -> str:
+    if measured.device_route == "mpi":
+        return "MPI is given what NCCL does not serve"
+    return (
+        "what NCCL does not serve goes through the host: a rank's MPI does not say that it takes "
+        "memory of CUDA devices, or QUOIT_MPI_CUDA is off"
+    )
 
 
 def _advice(found: Findings, advice: Sequence[Advice]) -> list[Line]:

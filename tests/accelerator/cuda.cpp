@@ -96,10 +96,12 @@ Result cuMemFreeHost(void* data) {
 Result cuMemcpyAsync(unsigned long long to, unsigned long long from, size_t bytes, void* handle) {
   if (const Result result = in_context("cuMemcpyAsync")) return result;
   fake::Stream* stream = stream_of(handle);
-  const bool up = is_pinned(from, bytes);
-  const fake::Block* block = fake::find_block(up ? to : from, bytes);
-  if (block == nullptr || !(up || is_pinned(to, bytes))) return kInvalidValue;
+  const auto known = [bytes](uintptr_t at) {
+    return is_pinned(at, bytes) || fake::find_block(at, bytes) != nullptr || is_mapped(at, bytes);
+  };
+  if (!known(from) || !known(to)) return kInvalidValue;
   if (stream->device != current.back()->device) return kInvalidHandle;
+  if (is_pinned(from, bytes) || is_pinned(to, bytes)) ++state().host_copies;
   stream->enqueue_late([to, from, bytes] {
     std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
   });
@@ -195,6 +197,9 @@ void* fake_cuda_allocate(void* stream, size_t bytes) {
 void fake_cuda_free(void* data) {
   fake::release(fake::find_block(reinterpret_cast<uintptr_t>(data), 1));
 }
+
+// How many copies went between memory of devices and of the host.
+long fake_cuda_host_copies() { return state().host_copies; }
 
 // Whether devices reach each other's memory, from now on.
 void fake_cuda_set_peer_access(int reach) { state().peer_access = reach; }

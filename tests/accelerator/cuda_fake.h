@@ -71,6 +71,7 @@ struct Event {
 void share(Event& event);
 void record_shared(Event& event, fake::Stream& stream);
 void wait_for_shared(const Event& event, fake::Stream& stream);
+bool is_mapped(uintptr_t address, size_t bytes);  // of cuMemAlloc, or of another process
 
 // Leaked, as all that threads of streams may still touch.
 struct State {
@@ -86,6 +87,7 @@ struct State {
   std::string failing;  // a function
   Result result = kSuccess;
   int peer_access = 1;
+  std::atomic<long> host_copies{0};
 };
 State& state() {
   static auto* one = new State;

@@ -133,6 +133,14 @@ void wait_for_shared(const Event& event, fake::Stream& stream) {
   });
 }
 
+bool is_mapped(uintptr_t address, size_t bytes) {
+  std::lock_guard lock(shared().mutex);
+  auto next = shared().mappings.upper_bound(address);
+  if (next == shared().mappings.begin()) return false;
+  --next;
+  return address + bytes <= next->first + next->second.bytes;
+}
+
 }  // namespace
 
 extern "C" {

@@ -95,8 +95,8 @@ void small_sums_carry_the_call() {
     Transfer taken =
         pair.nets[1]->recv(0, kGreetingTag, std::as_writable_bytes(std::span(&heard_back, 1)));
     std::string error = heard(pair,
-                              doubling_all_reduce(*pair.nets[0], two(), kCall, view, view, {},
-                                                  std::make_shared<Workspace>(), kGreetingTag),
+                              doubling_all_reduce(Hands(*pair.nets[0], kGreetingTag), two(), kCall,
+                                                  view, view, {}, std::make_shared<Workspace>()),
                               bytes_of(said));
     EXPECT(heard_back.call == kCall && heard_back.data[3] == 40, "what it says");
     return error;
