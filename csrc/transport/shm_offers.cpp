@@ -12,6 +12,9 @@ namespace {
 // turn: about ten microseconds.
 constexpr std::size_t kStretch = 128 * 1024;
 
+// What a pipe has room for, most of the time.
+constexpr std::size_t kEager = 128 * 1024;
+
 // How long an offer waits for its receive before it is put aside, per byte: about as long as that
 // takes, so that waiting in vain at most doubles it. Two ranks that both send first go on then.
 constexpr double kPatience = 1.0;  // nanoseconds
@@ -67,7 +70,11 @@ bool OffersOut::settle() {
 }
 
 void OffersIn::add(Arrival& arrival, const LongFrame& frame) {
-  open_.push_back({&arrival, frame, arrival.receive != nullptr, nanoseconds_now()});
+  const bool prompt = arrival.receive != nullptr;
+  open_.push_back({&arrival, frame, prompt, nanoseconds_now()});
+  // Who comes late lets the sender wait; what the pipe can hold need not.
+  if (!prompt && arrival.size <= kEager)
+    table_->wanted.fetch_and(~OfferTable::bit(arrival.size), std::memory_order_relaxed);
 }
 
 bool OffersIn::fetch() {
