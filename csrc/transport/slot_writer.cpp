@@ -6,6 +6,7 @@ namespace quoit {
 
 void SlotWriter::begin(Op op, std::size_t bytes) {
   kind_ = &kinds_[static_cast<std::size_t>(op) * kSizes + size_kind(bytes, kFirstSize, kSizes)];
+  op_ = op;
   bytes_ = bytes;
   way_ = kind_->way;
   timed_ = false;
@@ -13,7 +14,9 @@ void SlotWriter::begin(Op op, std::size_t bytes) {
 
 SlotWriter::Way SlotWriter::decide(bool readable) {
   const bool streams = bytes_ >= kWorthStreaming;
-  const bool stays = readable && bytes_ >= kWorthReading;
+  // An all_reduce has everything read twice, which is all its slots take: no machine was found on
+  // which the kernel does that faster.
+  const bool stays = readable && bytes_ >= kWorthReading && op_ != Op::AllReduce;
   if (!streams && !stays) return Way::Plain;
   timed_ = kind_->trials.wants(static_cast<std::size_t>(way_));
   if (timed_) since_ = Clock::now();

@@ -67,6 +67,7 @@ class SlotWriter {
 
   std::array<Kind, kOps * kSizes> kinds_{};
   Kind* kind_ = nullptr;  // of the call under way
+  Op op_ = Op::Barrier;
   std::size_t bytes_ = 0;
   Way way_ = Way::Plain;
   bool timed_ = false;

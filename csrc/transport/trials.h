@@ -15,6 +15,7 @@ class Trials {
  public:
   static constexpr unsigned kProbe = 4;
   static constexpr unsigned kCycle = 128;
+  static constexpr double kMargin = 0.93;
   static constexpr unsigned kSample = 8;  // of the calls that are no trials one in so many is timed
 
   // The way of the next call; open[w] tells whether it may go way w, of which there is one.
@@ -31,9 +32,13 @@ class Trials {
     }
     std::sort(ways.begin(), ways.begin() + static_cast<std::ptrdiff_t>(n),
               [this](std::size_t a, std::size_t b) { return known_[a].cost < known_[b].cost; });
-    best_ = ways[0];
+    // A change of ways has a price, too.
+    const bool better = known_[ways[0]].cost < kMargin * known_[best_].cost;
+    if (better || !open[best_]) best_ = ways[0];
     const bool probes = n > 1 && call % kCycle >= kCycle - kProbe;
-    return probes ? ways[1 + call / kCycle % (n - 1)] : best_;
+    if (!probes) return best_;
+    const std::size_t other = ways[call / kCycle % (n - 1)];
+    return other == best_ ? ways[n - 1] : other;
   }
 
   // Whether it is worth knowing how long a call takes that goes this way.

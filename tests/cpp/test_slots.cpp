@@ -43,10 +43,11 @@ struct Machine {
 // Makes calls of `bytes` on two ranks, of which the first decides; returns the share of the calls
 // that went each way. `readable` on the rank that decides.
 std::array<double, SlotWriter::kWays> shares(std::array<SlotWriter, 2>& ranks, Machine machine,
-                                             std::size_t bytes, int calls, bool readable = true) {
+                                             std::size_t bytes, int calls, bool readable = true,
+                                             Op op = Op::AllGather) {
   std::array<double, SlotWriter::kWays> went{};
   for (int call = 0; call < calls; ++call) {
-    for (SlotWriter& rank : ranks) rank.begin(Op::AllReduce, bytes);
+    for (SlotWriter& rank : ranks) rank.begin(op, bytes);
     const Way way = ranks[0].way();
     EXPECT(way == ranks[1].way(), "ranks go the same way in call ", call);
     const Way next = ranks[0].decide(readable);
@@ -83,6 +84,8 @@ void ways_that_are_not_open_are_not_gone() {
   constexpr std::size_t kLong = std::size_t{4} << 20;
   std::array<SlotWriter, 2> ranks;
   EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, false)) == 0, "not readable");
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, true, Op::AllReduce)) == 0,
+         "all_reduce");
   // One call is late: its way was decided in the one before.
   EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, true)) > 0.9, "readable now");
   shares(ranks, kDirect, kLong, 1, false);
