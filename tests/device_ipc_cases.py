@@ -224,6 +224,20 @@ def it_does_not_wait_for_the_device(comm: Communicator) -> None:
         assert time.monotonic() - begun > 0.4
 
 
+def sums_of_two_groups(comm: Communicator, other: Communicator, turn: int) -> None:
+    """In turns, waited for in another order; `turn` is told where one is wrong."""
+    works = []
+    for k in range(4):
+        one = Cupy(mine(5000, comm.rank + k), new_stream())
+        two = Cupy(mine(7000, comm.rank + k), new_stream())
+        works.append((k, one, of(comm).all_reduce(one, async_op=True)))
+        works.append((k, two, of(other).all_reduce(two, async_op=True)))
+    for k, array, work in reversed(works):
+        work.wait()
+        inputs = [mine(array.shape[0], r + k) for r in range(comm.size)]
+        check(array, np.add.reduce(inputs), (turn, k))
+
+
 @case
 def several_groups(comm: Communicator) -> None:
     """Groups of other ranks, each with memory of its own, at once and one after another."""
@@ -231,16 +245,7 @@ def several_groups(comm: Communicator) -> None:
         meet = meeting(comm)
         other = Communicator(comm.rank, comm.size, meet, timeout=cases.CASE_S)
         with delay(LONG_S / 4):
-            works = []
-            for k in range(4):
-                one = Cupy(mine(5000, comm.rank + k), new_stream())
-                two = Cupy(mine(7000, comm.rank + k), new_stream())
-                works.append((k, one, of(comm).all_reduce(one, async_op=True)))
-                works.append((k, two, of(other).all_reduce(two, async_op=True)))
-            for k, array, work in reversed(works):
-                work.wait()
-                inputs = [mine(array.shape[0], r + k) for r in range(comm.size)]
-                check(array, np.add.reduce(inputs), (turn, k))
+            sums_of_two_groups(comm, other, turn)
         other.close()
     library, deadline = fake_cuda.library(), time.monotonic() + cases.CASE_S
     # What the closed groups had is given back, as soon as nobody uses it, when another is made.

@@ -23,7 +23,7 @@ import device_array_cases
 import fake_cuda
 import quoit
 from device_array_cases import COUNTS, SLOW_S, Case, check, mine, of, total, zeros
-from device_ipc_cases import OF_ANY_WORLD, meeting, on_device
+from device_ipc_cases import OF_ANY_WORLD, meeting, on_device, sums_of_two_groups
 from elements import ELEMENTS, FACTOR
 from fake_cuda import Cupy, delay, new_stream
 from quoit import Communicator, TransportError, UsageError
@@ -241,16 +241,7 @@ def several_groups(comm: Communicator) -> None:
     most = fake_cuda.library().fake_cuda_own_memories() + 2  # pieces, and those of one more group
     for turn in range(2):
         with another(comm) as other, delay(LONG_S / 4):
-            works = []
-            for k in range(4):
-                one = Cupy(mine(5000, comm.rank + k), new_stream())
-                two = Cupy(mine(7000, comm.rank + k), new_stream())
-                works.append((k, one, of(comm).all_reduce(one, async_op=True)))
-                works.append((k, two, of(other).all_reduce(two, async_op=True)))
-            for k, array, work in reversed(works):
-                work.wait()
-                inputs = [mine(array.shape[0], r + k) for r in range(comm.size)]
-                check(array, np.add.reduce(inputs), (turn, k))
+            sums_of_two_groups(comm, other, turn)
     # What the closed groups had is given back, when the device has come to its end.
     deadline, kept = time.monotonic() + cases.CASE_S / 2, np.array([True])
     while kept[0]:

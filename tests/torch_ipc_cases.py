@@ -122,36 +122,37 @@ def many_spans(pg: Any) -> None:
             check(tensor, total(pg, count))
 
 
-@case
-def forgotten_at_once(pg: Any) -> None:
-    """A tensor that is freed while its call is in streams is not given to others before."""
+def gathers_of_freed_tensors(
+    pg: Any, calls: int, nobody_waits: Callable[[int], bool], *, reused: bool = True
+) -> None:
+    """What each call gives is freed at once. reused: something else is put where it was."""
     me, count = dist.get_rank(pg), 100_000
     outs = []
     with tested_device.delay(SLOW_S / 5):
-        for k in range(6):
+        for k in range(calls):
             out = on_device(torch.zeros(dist.get_world_size(pg) * count))
-            dist.all_gather_into_tensor(out, on_device(mine(count, me + k)), group=pg)
+            dist.all_gather_into_tensor(
+                out, on_device(mine(count, me + k)), group=pg, async_op=nobody_waits(k)
+            )
             outs.append(out)
-            on_device(torch.full((count,), -1.0))  # in the memory that was freed, if it was
+            if reused:
+                on_device(torch.full((count,), -1.0))  # in the memory that was freed, if it was
+        if any(map(nobody_waits, range(calls))):
+            dist.all_reduce(on_device(torch.ones(3)), group=pg)  # comes after them all
         for k, out in enumerate(outs):
             check(out, torch.cat([mine(count, r + k) for r in ranks(pg)]))
+
+
+@case
+def forgotten_at_once(pg: Any) -> None:
+    """A tensor that is freed while its call is in streams is not given to others before."""
+    gathers_of_freed_tensors(pg, 6, lambda k: False)
 
 
 @case
 def never_waited_for(pg: Any) -> None:
     """Nor do works that nobody has keep a tensor from being freed too early."""
-    me, count = dist.get_rank(pg), 100_000
-    outs = []
-    with tested_device.delay(SLOW_S / 5):
-        for k in range(4):
-            out = on_device(torch.zeros(dist.get_world_size(pg) * count))
-            dist.all_gather_into_tensor(
-                out, on_device(mine(count, me + k)), group=pg, async_op=True
-            )
-            outs.append(out)
-        dist.all_reduce(on_device(torch.ones(3)), group=pg)  # comes after them all
-        for k, out in enumerate(outs):
-            check(out, torch.cat([mine(count, r + k) for r in ranks(pg)]))
+    gathers_of_freed_tensors(pg, 4, lambda k: True, reused=False)
 
 
 @case
@@ -185,30 +186,36 @@ def several_groups(pg: Any) -> None:
         dist.destroy_process_group(one)
 
 
-@case
-@of_several
-def a_ring_of_messages(pg: Any) -> None:
+def ring_of_messages(pg: Any) -> None:
     """Both directions at once, as pipelines have them, with large and small ones."""
     me, size = dist.get_rank(pg), dist.get_world_size(pg)
-    dist.all_reduce(on_device(torch.ones(3)), group=pg)
     left, right = (me - 1) % size, (me + 1) % size
     with tested_device.delay(SLOW_S / 10):
         for count in (1, 5000, (3 << 20) + 1):
             from_left, from_right = (on_device(torch.zeros(count)) for _ in range(2))
+            operations = [
+                (dist.isend, on_device(mine(count, me)), right, 0),
+                (dist.irecv, from_left, left, 0),
+                (dist.isend, on_device(mine(count, me + 5)), left, 1),
+                (dist.irecv, from_right, right, 1),
+            ]
             works = dist.batch_isend_irecv(
                 [
-                    dist.P2POp(dist.isend, on_device(mine(count, me)), group=pg, group_peer=right),
-                    dist.P2POp(dist.irecv, from_left, group=pg, group_peer=left),
-                    dist.P2POp(
-                        dist.isend, on_device(mine(count, me + 5)), group=pg, group_peer=left, tag=1
-                    ),
-                    dist.P2POp(dist.irecv, from_right, group=pg, group_peer=right, tag=1),
+                    dist.P2POp(call, tensor, group=pg, group_peer=peer, tag=tag)
+                    for call, tensor, peer, tag in operations
                 ]
             )
             for work in works:
                 work.wait()
             check(from_left, mine(count, left))
             check(from_right, mine(count, right + 5))
+
+
+@case
+@of_several
+def a_ring_of_messages(pg: Any) -> None:
+    dist.all_reduce(on_device(torch.ones(3)), group=pg)
+    ring_of_messages(pg)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -187,14 +188,14 @@ def a_capture_is_refused(pg: Any) -> None:
 
 
 def _goes_by_host(pg: Any, why: str) -> None:
-    """All of it, with residuals there, and with the numbers of the CPU."""
+    """All of it, with residuals there, and with the numbers of the CPU. `why` is a pattern."""
     home, rank = _home(), dist.get_rank(pg)
     here, there = _pair()
     native = quoit._build.load_c10d()
     backend = compression_calls.native_backend(there)
     said = native.compressed_on_host(backend, home)
     assert "no NCCL: rank " in said, said
-    assert why in said, said
+    assert re.search(why, said), said
     assert compression_calls.home_of(home, there).type == "cpu"
     before = _launches()
     ours, state = by_nccl._trained(tested_device.NAME, quoit.Int4(), there)
@@ -229,7 +230,7 @@ def one_rank_without_kernels(pg: Any) -> None:
     if dist.get_rank(pg) == 1:
         library.fake_withdraw_kernels()
     try:
-        _goes_by_host(pg, "no CUDA IPC: rank 1: kernels for CUDA asked for, but")
+        _goes_by_host(pg, r"no CUDA IPC: rank 1: .*CUDA asked for, but this (build|machine)")
     finally:
         library.fake_offer_kernels()
 

@@ -20,8 +20,8 @@ import torch_device_cases as on_host
 import torch_device_training_cases as training
 from stage import Job
 from torch_cases import Case
-from torch_device_cases import SLOW_S, check, mine, on_device, ranks, total
-from torch_ipc_cases import DTYPES, OPS, route
+from torch_device_cases import SLOW_S, check, mine, on_device, total
+from torch_ipc_cases import DTYPES, OPS, gathers_of_freed_tensors, ring_of_messages, route
 
 CASES: dict[str, Case] = {}
 
@@ -87,45 +87,12 @@ def every_reduction_as_on_the_cpu(pg: Any) -> None:
 @case
 def forgotten_at_once(pg: Any) -> None:
     """A tensor that is freed while MPI or the stream uses it is not given to others before."""
-    me, count = dist.get_rank(pg), 100_000
-    outs = []
-    with tested_device.delay(SLOW_S / 5):
-        for k in range(6):
-            out = on_device(torch.zeros(dist.get_world_size(pg) * count))
-            dist.all_gather_into_tensor(
-                out, on_device(mine(count, me + k)), group=pg, async_op=k % 2 == 1
-            )
-            outs.append(out)
-            on_device(torch.full((count,), -1.0))  # in the memory that was freed, if it was
-        dist.all_reduce(on_device(torch.ones(3)), group=pg)  # comes after them all
-        for k, out in enumerate(outs):
-            check(out, torch.cat([mine(count, r + k) for r in ranks(pg)]))
+    gathers_of_freed_tensors(pg, 6, lambda k: k % 2 == 1)
 
 
 @case
 def a_ring_of_messages(pg: Any) -> None:
-    """Both directions at once, as pipelines have them, with large and small ones."""
-    me, size = dist.get_rank(pg), dist.get_world_size(pg)
-    left, right = (me - 1) % size, (me + 1) % size
-    with tested_device.delay(SLOW_S / 10):
-        for count in (1, 5000, (3 << 20) + 1):
-            from_left, from_right = (on_device(torch.zeros(count)) for _ in range(2))
-            operations = [
-                (dist.isend, on_device(mine(count, me)), right, 0),
-                (dist.irecv, from_left, left, 0),
-                (dist.isend, on_device(mine(count, me + 5)), left, 1),
-                (dist.irecv, from_right, right, 1),
-            ]
-            works = dist.batch_isend_irecv(
-                [
-                    dist.P2POp(call, tensor, group=pg, group_peer=peer, tag=tag)
-                    for call, tensor, peer, tag in operations
-                ]
-            )
-            for work in works:
-                work.wait()
-            check(from_left, mine(count, left))
-            check(from_right, mine(count, right + 5))
+    ring_of_messages(pg)
 
 
 @case

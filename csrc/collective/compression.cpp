@@ -38,6 +38,15 @@ std::vector<TileRange> in_ring_order(const std::vector<TileRange>& by_rank, cons
   return ranges;
 }
 
+// What over_lane() runs for the blocks of a reduce_scatter or an all_gather.
+std::function<Task(DeviceRun&)> sra_of_blocks(const std::vector<Tile>& tiles, const Compressor& by,
+                                              SraStages stages, int rank, const DeviceRoom& room) {
+  const auto sra = std::make_shared<const DeviceSra>(tiles, blocks_of(*by.how), stages, rank);
+  return [sra, terms = by.terms, at = room(sra->room(), false)](DeviceRun& on) {
+    return sra->run(at, terms, on);
+  };
+}
+
 // Then what was summed in place goes where it shall be.
 Task over_lane_into(DeviceLane& lane, Call call, std::shared_ptr<CompressionReport> report,
                     std::function<Task(DeviceRun&)> work, View sum, View out) {
@@ -181,12 +190,9 @@ Communicator::Handle Communicator::compressed_reduce_scatter(View data, View out
   by.terms = terms_of(terms, reduction, size());
   by.terms.seed += call.sequence;
   if (DeviceLane* const lane = options.room ? lane_for(call, options) : nullptr) {
-    const auto sra =
-        std::make_shared<const DeviceSra>(tiles, blocks_of(*by.how), SraStages::Scatter, rank());
-    const auto work = [sra, terms = by.terms, room = options.room(sra->room(), false)](
-                          DeviceRun& on) { return sra->run(room, terms, on); };
+    auto work = sra_of_blocks(tiles, by, SraStages::Scatter, rank(), options.room);
     return launch(call, options, *lane,
-                  over_lane_into(*lane, call, by.report, work, data.at(mine), out));
+                  over_lane_into(*lane, call, by.report, std::move(work), data.at(mine), out));
   }
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{data}, {out}}; });
@@ -223,11 +229,8 @@ Communicator::Handle Communicator::compressed_all_gather(View data,
                              mine * size_of(data.dtype) * (static_cast<std::size_t>(size()) - 1));
   by.terms.seed = terms.seed + call.sequence;
   if (DeviceLane* const lane = options.room ? lane_for(call, options) : nullptr) {
-    const auto sra =
-        std::make_shared<const DeviceSra>(tiles, blocks_of(*by.how), SraStages::Gather, rank());
-    const auto work = [sra, terms = by.terms, room = options.room(sra->room(), false)](
-                          DeviceRun& on) { return sra->run(room, terms, on); };
-    return launch(call, options, *lane, over_lane(*lane, call, by.report, work));
+    auto work = sra_of_blocks(tiles, by, SraStages::Gather, rank(), options.room);
+    return launch(call, options, *lane, over_lane(*lane, call, by.report, std::move(work)));
   }
   const std::size_t pieces =
       begin_staging(options, 0, [&] { return Staging::Touched{{data}, {data}}; });

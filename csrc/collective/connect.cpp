@@ -125,12 +125,11 @@ struct Offer {
   }
 };
 
-// What this rank can do with memory of devices over MPI. Asks no driver.
+// What this rank can do with memory of devices over MPI. Asks the driver only if MPI takes it.
 DeviceReach reach_over(const MpiLibrary& mpi, const std::string& choice) {
   const bool takes = choice == "auto" ? mpi.takes_device_memory() : choice == "on";
   if (!takes) return DeviceReach::None;
-  const bool has_kernels = cuda::offered() != nullptr || !cuda::built().empty();
-  return has_kernels ? DeviceReach::Adds : DeviceReach::Moves;
+  return cuda::run_everywhere() ? DeviceReach::Adds : DeviceReach::Moves;
 }
 
 void check_mpi_cuda(const std::string& choice) {
@@ -150,9 +149,9 @@ DeviceReach common_reach(const std::vector<Offer>& offers, const std::string& wh
                     least, "'s MPI does not say that it takes it (QUOIT_MPI_CUDA)"));
   else
     log::write(text("[quoit ", where, "] memory of CUDA devices goes over MPI",
-                    reach == DeviceReach::Adds
-                        ? std::string()
-                        : text(", but not for sums: rank ", least, " has no kernels for CUDA")));
+                    reach == DeviceReach::Adds ? std::string()
+                                               : text(", but not for sums: rank ", least,
+                                                      " has no kernels for its CUDA devices")));
   return reach;
 }
 

@@ -14,7 +14,7 @@ unsigned blocks_for(const DeviceLane& lane) {
 
 Task over_lane(DeviceLane& lane, Call call, std::shared_ptr<CompressionReport> report,
                std::function<Task(DeviceRun&)> work) {
-  cuda::Launch launch = lane.launch();
+  cuda::Launch launch = lane.stream().launch();
   launch.most_blocks = blocks_for(lane);
   bool compared = false;
   const auto exchange = [&](DeviceExchange all) {

@@ -271,7 +271,7 @@ Task DeviceEdges::move(Edge& edge, bool outgoing, int peer, View data, bool* giv
   const auto copy = [&](const std::byte* from, std::byte* to, std::size_t bytes, std::size_t slot) {
     const CudaDevice::Current here(device_);
     const std::array<cuda::Copy, 1> one{{{from, to, bytes}}};
-    cuda::copy(kernels_, one, {reinterpret_cast<cuda::Stream>(edge.stream->handle)});
+    cuda::copy(kernels_, one, edge.stream->launch());
     driver.must(driver.calls.event_record, edge.ours->mark(slot), edge.stream->handle);
   };
   for (std::size_t done = 0; done < data.bytes(); done += kPiece, ++edge.pieces) {

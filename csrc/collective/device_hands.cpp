@@ -76,8 +76,7 @@ void DeviceHands::reduce(DType dtype, const ReduceStep& step, std::span<const st
                          std::byte* out, std::size_t count) {
   if (count == 0) return;
   const CudaDevice::Current here(device_);
-  cuda::reduce(*kernels_, dtype, step, in, out, nullptr, count,
-               {reinterpret_cast<cuda::Stream>(stream_->handle)});
+  cuda::reduce(*kernels_, dtype, step, in, out, nullptr, count, stream_->launch());
   busy_ = true;
   marked_ = false;
 }

@@ -19,11 +19,9 @@ DeviceLane::DeviceLane(CudaDevice& device, const cuda::KernelSet& kernels, Board
     bases_.push_back(window != nullptr ? window->data() : scratch_.data());
 }
 
-cuda::Launch DeviceLane::launch() const { return {reinterpret_cast<cuda::Stream>(stream_.handle)}; }
-
 void DeviceLane::copy(std::span<const cuda::Copy> copies) const {
   const CudaDevice::Current here(device_);
-  cuda::copy(kernels_, copies, launch());
+  cuda::copy(kernels_, copies, stream_.launch());
 }
 
 void DeviceLane::copy(const std::byte* from, std::byte* to, std::size_t bytes) const {
@@ -35,7 +33,7 @@ void DeviceLane::copy(const std::byte* from, std::byte* to, std::size_t bytes) c
 void DeviceLane::reduce(DType dtype, const ReduceStep& step, std::span<const std::byte* const> in,
                         std::byte* out, std::byte* also, std::size_t count) const {
   const CudaDevice::Current here(device_);
-  cuda::reduce(kernels_, dtype, step, in, out, also, count, launch());
+  cuda::reduce(kernels_, dtype, step, in, out, also, count, stream_.launch());
 }
 
 DeviceLane::Step DeviceLane::publish(const Call& call) {

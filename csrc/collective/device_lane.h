@@ -53,9 +53,6 @@ class DeviceLane {
   [[nodiscard]] const CudaDevice& device() const { return device_; }
   [[nodiscard]] const cuda::KernelSet& kernels() const { return kernels_; }
 
-  // What puts kernels into the stream, while the device is the current one.
-  [[nodiscard]] cuda::Launch launch() const;
-
   // The step that is published next.
   [[nodiscard]] Step next() const { return {board_.next(), steps_ % kSlots}; }
 

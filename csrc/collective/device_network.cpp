@@ -50,13 +50,11 @@ std::string_view DeviceNetwork::route() const {
 
 // Why it cannot, or nothing.
 std::string DeviceNetwork::open(const DeviceOrder& order, std::unique_ptr<DeviceHands>& hands) {
-  const bool adds = reach_ == DeviceReach::Adds;
+  const auto* const kernels = reach_ == DeviceReach::Adds ? &cuda::kernels() : nullptr;
   try {
     if (std::string why = order.foreign(); !why.empty()) return why;
-    if (adds && cuda::offered() == nullptr)
-      if (std::string why = cuda::unfit(order.device()); !why.empty()) return why;
-    hands = std::make_unique<DeviceHands>(network_, CudaDevice::numbered(order.device()),
-                                          adds ? &cuda::kernels() : nullptr, order.new_stream());
+    hands = std::make_unique<DeviceHands>(network_, CudaDevice::numbered(order.device()), kernels,
+                                          order.new_stream());
     return {};
   } catch (const std::exception& error) {  // torch's, too
     return error.what();

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "collective/on_device.h"
+#include "kernels/cuda.h"
 #include "transport/cuda_abi.h"
 
 namespace quoit {
@@ -17,6 +18,9 @@ struct DeviceStream {
   virtual ~DeviceStream() = default;
   DeviceStream(const DeviceStream&) = delete;
   DeviceStream& operator=(const DeviceStream&) = delete;
+
+  // Puts kernels of ours into it, while the device is the current one.
+  [[nodiscard]] cuda::Launch launch() const { return {reinterpret_cast<cuda::Stream>(handle)}; }
 
   const CudaStream handle;
 };

@@ -6,12 +6,6 @@
 namespace quoit {
 namespace {
 
-std::size_t bytes_before(const std::vector<View>& views, int rank) {
-  std::size_t bytes = 0;
-  for (int r = 0; r < rank; ++r) bytes += views[static_cast<std::size_t>(r)].bytes();
-  return bytes;
-}
-
 // Adds up the part `mine` of round k, which is this rank's, out of what all give, into `to`.
 // `behind(r)` is where rank r's lies that gives it in its slot.
 template <class Behind>

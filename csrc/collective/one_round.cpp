@@ -1,17 +1,12 @@
 #include "collective/one_round.h"
 
+#include "collective/windows.h"
 #include "core/copy.h"
 
 namespace quoit {
 namespace {
 
 void copy_view(View from, std::byte* to) { copy_bytes(from.data, to, from.bytes()); }
-
-std::size_t bytes_before(const std::vector<View>& views, int rank) {
-  std::size_t bytes = 0;
-  for (int r = 0; r < rank; ++r) bytes += views[static_cast<std::size_t>(r)].bytes();
-  return bytes;
-}
 
 // Puts a block for each rank into this rank's part of the round, one after another; its own would
 // be read by nobody and is left out.

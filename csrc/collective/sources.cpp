@@ -32,7 +32,6 @@ Sources::Sources(Board& board, Op op, std::size_t bytes, int judge, Given mine)
   SlotWriter& writer = board.writer();
   PeerMemory& peers = board.peers();
   writer.begin(op, bytes);
-  readable_ = peers.usable();  // asked by every rank, as each has to find out for itself
   Base& base = bases_[static_cast<std::size_t>(board.rank())];
   if (mine.bytes == 0) {
     base.kind = Base::Kind::Nothing;
@@ -56,7 +55,8 @@ void Sources::announce() {
     said.offset = mine.data;
     said.size = mine.results;
   }
-  if (me == judge_) said.next = board_.writer().decide(readable_);
+  const bool readable = board_.peers().usable();  // all ask, as each has to find out for itself
+  if (me == judge_) said.next = board_.writer().decide(readable);
   static_assert(sizeof said <= Board::kInline);
   std::memcpy(board_.payload(me, board_.next(), sizeof said), &said, sizeof said);
 }

@@ -74,7 +74,6 @@ class Sources {
   Board& board_;
   const int judge_;
   Place arena_;            // of what this rank gives
-  bool readable_ = false;  // every rank can read every other
   bool finishes_ = false;  // some lie in place
   bool all_in_place_ = false;
   std::vector<Base> bases_;

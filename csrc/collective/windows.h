@@ -26,6 +26,13 @@ inline std::size_t longest(const std::vector<View>& views) {
   return count;
 }
 
+// Of the views of ranks below `rank`.
+inline std::size_t bytes_before(const std::vector<View>& views, int rank) {
+  std::size_t bytes = 0;
+  for (int r = 0; r < rank; ++r) bytes += views[static_cast<std::size_t>(r)].bytes();
+  return bytes;
+}
+
 // Elements of a block when a slot of `bytes` has one for each of `ranks` but its holder, in whole
 // lines of so many bytes.
 inline std::size_t block_span(std::size_t bytes, int ranks, std::size_t line, DType dtype) {

@@ -84,6 +84,14 @@ void require() {
               "; `nvidia-smi` shows what the driver sees, and CUDA_VISIBLE_DEVICES may hide it");
 }
 
+bool run_everywhere() {
+  if (offered() != nullptr) return true;
+  const std::size_t devices = status().devices.size();
+  for (std::size_t device = 0; device < devices; ++device)
+    if (!unfit(static_cast<int>(device)).empty()) return false;
+  return devices > 0;
+}
+
 Codec codec_called(std::string_view name) {
   if (const std::optional<TopKForm> form = topk_named(name)) return {Format::TopK, *form};
   const auto* const found = std::find(kNames.begin(), kNames.end(), name);

@@ -75,6 +75,9 @@ Status status();
 // Why the kernels of this build cannot run on that device of the machine, or nothing. Never throws.
 std::string unfit(int device);
 
+// Whether the kernels run on every device that this process may use; asks the driver. Never throws.
+bool run_everywhere();
+
 // Throws UnavailableError, which says why, where this build or machine cannot run the kernels;
 // never where others were offered.
 void require();

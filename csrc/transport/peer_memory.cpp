@@ -23,8 +23,8 @@ constexpr std::size_t kInHeap = 128 * 1024;
 int try_read(int pid, std::uint64_t address, std::byte* into, std::size_t bytes) {
   while (bytes > 0) {
     const iovec here{into, bytes};
-    const iovec there{reinterpret_cast<void*>(address),
-                      bytes};  // NOLINT(performance-no-int-to-ptr)
+    void* const lies = reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+    const iovec there{lies, bytes};
     const ssize_t got = ::process_vm_readv(pid, &here, 1, &there, 1, 0);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return got < 0 ? errno : EFAULT;
@@ -54,9 +54,12 @@ PeerMemory::PeerMemory(std::byte* shared, int mine, std::vector<int> names, Sing
       when_(when),
       word_((std::uint64_t{std::random_device{}()} << 32) |
             static_cast<std::uint32_t>(::getpid())) {
-  if (when == SingleCopy::Never) return;
-  let_siblings_read();
   Card& card = cards_[mine_];
+  if (when == SingleCopy::Never) {
+    card.reads.store(kReadsNotAll, std::memory_order_release);
+    return;
+  }
+  let_siblings_read();
   card.pid = ::getpid();
   card.word = word_;
   card.word_at.store(address_of(&word_), std::memory_order_release);
@@ -73,16 +76,20 @@ void PeerMemory::read(int member, std::uint64_t address, std::byte* into, std::s
               "): did it free it while the call ran?");
 }
 
-bool PeerMemory::all_read() {
-  Card& card = cards_[mine_];
-  if (card.reads.load(std::memory_order_relaxed) == 0) {
-    for (std::size_t i = 0; i < names_.size(); ++i)
-      if (cards_[i].word_at.load(std::memory_order_acquire) == 0) return false;
-    card.reads.store(try_reading() ? kReadsAll : kReadsNotAll, std::memory_order_release);
-  }
+// Nothing while somebody has yet to speak.
+std::optional<bool> PeerMemory::find_out() {
+  const auto said = [this](std::size_t i) {
+    return cards_[i].reads.load(std::memory_order_acquire);
+  };
   for (std::size_t i = 0; i < names_.size(); ++i)
-    if (cards_[i].reads.load(std::memory_order_acquire) != kReadsAll) return false;
-  usable_ = true;
+    if (said(i) == kReadsNotAll) return false;
+  for (std::size_t i = 0; i < names_.size(); ++i)
+    if (cards_[i].word_at.load(std::memory_order_acquire) == 0) return std::nullopt;
+  std::atomic<std::uint32_t>& mine = cards_[mine_].reads;
+  if (mine.load(std::memory_order_relaxed) == 0)
+    mine.store(try_reading() ? kReadsAll : kReadsNotAll, std::memory_order_release);
+  for (std::size_t i = 0; i < names_.size(); ++i)
+    if (said(i) != kReadsAll) return said(i) == kReadsNotAll ? std::optional(false) : std::nullopt;
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace quoit {
@@ -31,7 +32,10 @@ class PeerMemory {
 
   // Whether all members can read each other, as far as is known yet. Each finds out for itself, and
   // tells the others, when it is first asked after all have made their objects.
-  [[nodiscard]] bool usable() { return usable_ || all_read(); }
+  [[nodiscard]] bool usable() {
+    if (!usable_) usable_ = find_out();
+    return usable_.value_or(false);
+  }
 
   // Whether the others can read these bytes of this process.
   [[nodiscard]] bool exposes(const std::byte* data, std::size_t bytes) {
@@ -56,7 +60,7 @@ class PeerMemory {
     const std::byte* end = nullptr;
   };
 
-  bool all_read();
+  std::optional<bool> find_out();
   bool try_reading();
   bool seen(const std::byte* data, std::size_t bytes);
 
@@ -64,8 +68,8 @@ class PeerMemory {
   int mine_;
   std::vector<int> names_;
   SingleCopy when_;
-  std::uint64_t word_;   // which others look for, to know that they read this process
-  bool usable_ = false;  // everybody has said so
+  std::uint64_t word_;          // which others look for, to know that they read this process
+  std::optional<bool> usable_;  // when everybody has said so, or one that it cannot
   std::array<Range, 8> seen_{};
   std::size_t next_seen_ = 0;
 };

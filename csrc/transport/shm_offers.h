@@ -97,7 +97,6 @@ class OffersIn {
   };
 
   bool advance(Message& message);
-  void end(Message& message);
   void learn(Way way, std::size_t bytes, std::int64_t sent);
 
   OfferTable* table_;

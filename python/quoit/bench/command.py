@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Protocol
@@ -20,6 +21,7 @@ from quoit.bench.results import Launched
 from quoit.launch import Launch, detect
 
 INTERRUPTED = 130
+GRACE_S = 3.0
 
 
 class Starters(Protocol):
@@ -41,7 +43,8 @@ def main(options: argparse.Namespace) -> int:
             return _outside(options)
     except ValueError:
         if started_by is not None and started_by.rank > 0:
-            return 2  # rank 0 says it
+            time.sleep(GRACE_S)  # rank 0 says it, before the launcher ends all as one has failed
+            return 2
         raise
     except KeyboardInterrupt:
         return INTERRUPTED
