@@ -16,7 +16,6 @@ Communicator::Communicator(Engine& engine, Membership membership)
       us_(std::move(membership)),
       shape_(shape_of(us_.host_of)),
       direct_(shape_.hosts == 1 && !made_of_messages(us_.algorithm)),
-      oversubscribed_(us_.segment->oversubscribed()),
       ring_(ring_by_host(us_.host_of, us_.rank)),
       lanes_(lanes_over(us_.host_of, us_.rank)),
       costs_(us_.costs.value_or(Costs{})),

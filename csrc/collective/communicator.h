@@ -37,6 +37,7 @@ struct Membership {
   Algorithm algorithm = Algorithm::Auto;  // Auto picks by size and place; others are for tests
   std::optional<Costs> costs;             // of the links; measured when they are first needed
   DeviceReach reach = DeviceReach::None;  // of the network
+  bool oversubscribed = false;            // see placement.h
 };
 
 // How to make one call. In Mode::Now it returns null when it is over and went well; otherwise the
@@ -171,7 +172,7 @@ class Communicator final : public Group {
     return us_.network->rings_bell() && *arrivals_ == 0;
   }
   void arm_bell() override { us_.network->arm_bell(); }
-  [[nodiscard]] bool oversubscribed() const override { return oversubscribed_; }
+  [[nodiscard]] bool oversubscribed() const override { return us_.oversubscribed; }
   [[nodiscard]] std::string where() const override;
 
  private:
@@ -236,8 +237,7 @@ class Communicator final : public Group {
   Membership us_;
   Shape shape_;
   bool direct_;  // the board reaches everybody, and is to be used
-  bool oversubscribed_;
-  Ring ring_;  // all ranks, hosts one after another
+  Ring ring_;    // all ranks, hosts one after another
   Lanes lanes_;
   Costs costs_;
   bool costs_settled_;

@@ -6,6 +6,7 @@
 #include <map>
 #include <sstream>
 
+#include "collective/placement.h"
 #include "core/env.h"
 #include "core/host.h"
 #include "core/log.h"
@@ -21,18 +22,23 @@ struct Card {
   std::string host_name;
   std::string bell;
   std::string place;  // rank and size
+  Seat seat;
 
   [[nodiscard]] std::string written() const {
-    return text(host_identity, "\n", host_name, "\n", bell, "\n", place);
+    return text(host_identity, "\n", host_name, "\n", bell, "\n", place, "\n", seat.machine, "\n",
+                quoit::written(seat.cpus));
   }
   static Card read(const std::string& said, std::size_t rank) {
     std::istringstream lines(said);
     Card card;
+    std::string cpus;
     const bool whole = std::getline(lines, card.host_identity) &&
                        std::getline(lines, card.host_name) && std::getline(lines, card.bell) &&
-                       std::getline(lines, card.place);
+                       std::getline(lines, card.place) && std::getline(lines, card.seat.machine) &&
+                       std::getline(lines, cpus);
     QUOIT_CHECK(whole, TransportError, "rank ", rank, " sent '", said,
                 "' when meeting the others: do all ranks run the same version of quoit?");
+    card.seat.cpus = read_cpus(cpus);
     return card;
   }
 };
@@ -202,14 +208,20 @@ std::unique_ptr<Communicator> connect(Engine& engine, int rank, int size, const 
   // First: who is where. A rank that shall share no memory counts as a host of its own.
   std::string identity = host_identity();
   if (!means.share_memory) identity += text("/", rank);
-  const Card mine{identity, host_name(), engine.bell_memory()->name(),
-                  place_of(static_cast<std::size_t>(rank), static_cast<std::size_t>(size))};
+  const Card mine{identity,
+                  host_name(),
+                  engine.bell_memory()->name(),
+                  place_of(static_cast<std::size_t>(rank), static_cast<std::size_t>(size)),
+                  {machine_identity(), usable_cpus()}};
   const std::vector<Card> cards = exchange_cards(mine, rank, size, meet);
   std::vector<std::string> identities;
+  std::vector<Seat> seats;
   for (const Card& card : cards) {
     identities.push_back(card.host_identity);
     us.host_names.push_back(card.host_name);
+    seats.push_back(card.seat);
   }
+  us.oversubscribed = oversubscribed(seats, rank);
   us.host_of = number_hosts(identities);
   HostSegment::Members members = members_of(us.host_of, rank);
   members.single_copy = options.single_copy;
@@ -286,6 +298,8 @@ std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts,
   const std::vector<int> host_of = number_hosts(hosts);
   std::map<int, std::shared_ptr<SharedMemory>> memory_of;
   std::vector<std::unique_ptr<Network>> networks;
+  const bool crowded =
+      oversubscribed(std::vector<Seat>(hosts.size(), {machine_identity(), usable_cpus()}), 0);
   for (int r = 0; r < static_cast<int>(hosts.size()); ++r) {
     networks.push_back(std::make_unique<Network>(r, static_cast<int>(hosts.size())));
     if (!tcp) continue;
@@ -301,6 +315,7 @@ std::vector<ThreadRank> connect_threads(const std::vector<std::string>& hosts,
     us.timeout = options.timeout;
     us.algorithm = algorithm_named(options.algorithm);
     us.costs = options.costs;
+    us.oversubscribed = crowded;
     for (const ThreadRank& rank : world) us.keep.push_back(rank.engine->bell_memory());
     us.network = std::move(networks[r]);
     if (tcp) {

@@ -44,4 +44,16 @@ Lanes lanes_over(const std::vector<int>& host_of, int rank) {
   return lanes;
 }
 
+bool oversubscribed(const std::vector<Seat>& seats, int rank) {
+  const Seat& mine = seats[static_cast<std::size_t>(rank)];
+  cpu_set_t all = mine.cpus;
+  int ranks = 0;
+  for (const Seat& seat : seats) {
+    if (seat.machine != mine.machine) continue;
+    CPU_OR(&all, &all, &seat.cpus);
+    ++ranks;
+  }
+  return ranks > CPU_COUNT(&all);
+}
+
 }  // namespace quoit

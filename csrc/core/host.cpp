@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <sstream>
@@ -41,19 +42,41 @@ std::string host_name() {
   return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown-host";
 }
 
-std::string host_identity() {
+std::string machine_identity() {
   std::string boot;
   std::getline(std::ifstream("/proc/sys/kernel/random/boot_id"), boot);
+  return boot.empty() ? host_name() : boot;
+}
+
+std::string host_identity() {
   std::array<char, 64> pids{};
   [[maybe_unused]] const auto length =
       ::readlink("/proc/self/ns/pid", pids.data(), pids.size() - 1);
-  return text(host_name(), "/", boot, "/", pids.data());
+  return text(host_name(), "/", machine_identity(), "/", pids.data());
 }
 
 cpu_set_t usable_cpus() {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   ::sched_getaffinity(0, sizeof(cpus), &cpus);
+  return cpus;
+}
+
+std::string written(const cpu_set_t& cpus) {
+  std::string word;
+  for (int cpu = 0, left = CPU_COUNT(&cpus); left > 0; ++cpu) {
+    const bool usable = CPU_ISSET(cpu, &cpus) != 0;
+    word += usable ? '1' : '0';
+    left -= usable ? 1 : 0;
+  }
+  return word;
+}
+
+cpu_set_t read_cpus(const std::string& word) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  for (std::size_t cpu = 0; cpu < std::min<std::size_t>(word.size(), CPU_SETSIZE); ++cpu)
+    if (word[cpu] == '1') CPU_SET(cpu, &cpus);
   return cpus;
 }
 

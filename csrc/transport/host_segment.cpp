@@ -19,7 +19,6 @@ struct alignas(64) Member {
   std::atomic<std::uint32_t> state;
   int pid;
   unsigned long long start_time;
-  cpu_set_t cpus;
 };
 
 std::size_t round_up(std::size_t bytes) { return ceil_div(bytes, kPage) * kPage; }
@@ -60,7 +59,6 @@ HostSegment::HostSegment(std::shared_ptr<void> keep, std::byte* memory, Members 
   Member& me = header_->members()[members_.mine];
   me.pid = ::getpid();
   me.start_time = start_time_of(me.pid);
-  me.cpus = usable_cpus();
   me.state.store(kHere, std::memory_order_release);
 }
 
@@ -80,13 +78,6 @@ void HostSegment::await_all(Deadline deadline) {
       ::usleep(100);
     }
   }
-}
-
-bool HostSegment::oversubscribed() const {
-  cpu_set_t all;
-  CPU_ZERO(&all);
-  for (int i = 0; i < board_.size(); ++i) CPU_OR(&all, &all, &header_->members()[i].cpus);
-  return board_.size() > CPU_COUNT(&all);
 }
 
 void HostSegment::announce_fault(const std::string& why) {

@@ -50,9 +50,6 @@ class HostSegment {
     return {members_.ranks, members_.bells, pipes_, &peers_, keep_};
   }
 
-  // Whether the members are more than the cores they may run on together: then nobody spins.
-  [[nodiscard]] bool oversubscribed() const;
-
   // Tells all members why the group cannot go on; the first one to speak is heard.
   void announce_fault(const std::string& why);
   [[nodiscard]] std::optional<std::string> fault() const;
