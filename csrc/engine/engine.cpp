@@ -16,7 +16,9 @@ constexpr auto kSpin = 1ms;              // waiting caller, a core each: to wake
 constexpr auto kYield = 500us;           // waiting caller, more ranks than cores
 constexpr auto kBackgroundSpin = 20us;   // background thread: the caller computes meanwhile
 constexpr auto kDoze = 200us;            // background thread: waits for those who do not wait
+constexpr auto kLongDoze = 1600us;       // amid calls that the program does wait for
 constexpr int kDozes = 25;               // in a row without anything to look after
+constexpr int kSure = 3;                 // looks that found work unattended, amid a program's calls
 constexpr auto kLongestNap = 20ms;       // when arrivals ring the bell
 constexpr auto kPollNap = 50us;          // when they do not
 constexpr auto kPatrol = 1ms;            // deadlines and faults
@@ -235,6 +237,7 @@ void Engine::drive_in_background(bool at_once) {
   const std::lock_guard lock(idle_mutex_);
   if (stopping_) return;
   if (!background_.joinable()) background_ = std::thread([this] { run_background(); });
+  if (at_once) asked_ = true;
   idle_.notify_one();
 }
 
@@ -310,24 +313,33 @@ void Engine::run_background() {
   };
   // To wake this thread takes longer than a short message does. So while the program makes calls
   // that it may wait for at once, the thread need not be woken: it looks again every now and then.
-  int dozes = 0;
+  // What it finds in flight then will most likely be waited for in a moment, and it would only be
+  // in the way, if the program has made a call since the last look.
+  int dozes = 0, unattended = 0;
+  std::chrono::microseconds doze = kDoze;
   unsigned seen = undecided_;
   std::unique_lock lock(idle_mutex_);
   while (!stopping_) {
-    if (!useful()) {
-      if (const unsigned now = undecided_; now != seen) {
-        seen = now;
-        dozes = kDozes;
-      }
+    const unsigned now = undecided_;
+    const bool quiet = now == seen;
+    if (!quiet) dozes = kDozes;
+    seen = now;
+    unattended = useful() ? unattended + 1 : 0;
+    doze = quiet            ? kDoze
+           : unattended > 0 ? doze
+                            : std::min<std::chrono::microseconds>(2 * doze, kLongDoze);
+    if (unattended < (quiet || asked_ ? 1 : kSure)) {
       dozing_ = dozes > 0;
       if (dozes > 0) {
         --dozes;
-        idle_.wait_for(lock, kDoze);
+        idle_.wait_for(lock, unattended > 0 ? kDoze : doze);
       } else if (!useful()) {  // asked once more, now that nobody counts on this thread
         idle_.wait(lock);
       }
       continue;
     }
+    asked_ = false;
+    unattended = kSure;
     lock.unlock();
     {
       Turn turn(*this);

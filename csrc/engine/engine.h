@@ -67,7 +67,7 @@ class Engine {
   void wait(Work& work, Deadline deadline = {});
 
   // For work that nobody will wait() for but whose future somebody has: keeps the background thread
-  // on. Unless `at_once`, it may take the thread 200 us to begin.
+  // on. Unless `at_once`, it may take the thread 2 ms to begin.
   void drive_in_background(bool at_once = true);
 
   // Called every 50 ms or so by threads that wait; may throw to end the wait (Ctrl-C).
@@ -128,7 +128,8 @@ class Engine {
   std::atomic<bool> stopping_{false};  // changed under idle_mutex_
   std::atomic<bool> background_allowed_{true};
   std::atomic<bool> dozing_{false};     // the background thread looks again by itself, soon
-  std::atomic<unsigned> undecided_{0};  // times that somebody may wait soon, or not; see doze
+  bool asked_ = false;                  // to drive at once; guarded by idle_mutex_
+  std::atomic<unsigned> undecided_{0};  // times that somebody may wait soon, or not; see dozing_
   std::thread background_;
   Callbacks callbacks_;
   std::function<void()> interrupt_;

@@ -193,6 +193,33 @@ void progress_without_a_waiter() {
   });
 }
 
+// Nor when nobody can know whether it will be waited for, amid calls that are: those make the
+// background thread look rarely, and leave alone what it sees.
+void progress_after_much_talk() {
+  auto world = make_world(hosts_of(2, 1));
+  on_all(world, [](Communicator& c) {
+    const int other = 1 - c.rank();
+    CallOptions either;
+    either.mode = Engine::Mode::Either;
+    std::vector<float> word(1), heard(1);
+    std::vector<float> large(4 << 20, static_cast<float>(c.rank())), into(large.size());
+    for (int turn = 0; turn < 2; ++turn) {
+      for (int i = 0; i < 2000; ++i) {
+        const auto sent = c.send(view(word, DType::Float32), other, 0, either);
+        wait(c, c.recv(view(heard, DType::Float32), other, 0, either));
+        wait(c, sent);
+      }
+      const auto sent = c.send(view(large, DType::Float32), other, 0, either);
+      const auto came = c.recv(view(into, DType::Float32), other, 0, either);
+      const Deadline deadline = Deadline::after(Seconds(20));
+      while (!(sent->done() && came->done()) && !deadline.passed())
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      EXPECT(sent->done() && came->done(), "nobody drove");
+      EXPECT(into.back() == static_cast<float>(other), "wrong message");
+    }
+  });
+}
+
 // A chain in which each callback waits for work that the next callback follows.
 void callbacks_may_wait() {
   auto world = make_world(hosts_of(2, 1));
@@ -257,6 +284,7 @@ int main() {
   departed_peer_is_noticed();
   abort_ends_a_wait();
   progress_without_a_waiter();
+  progress_after_much_talk();
   callbacks_may_wait();
   two_threads_may_wait();
   std::puts("ok");
