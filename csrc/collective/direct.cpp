@@ -19,11 +19,11 @@ Task all_gather_rounds(Board& board, Call call, View in, std::vector<View> outs)
   const auto write = [&](std::size_t k, Board::Round round) {
     put_window(board, round, in, k, span);
   };
-  const auto read = [&](std::size_t k, Board::Round round) {
+  const auto read = [&](Rounds rounds, Board::Round round) {
     for (int d = 1; d < board.size(); ++d) {
       const int r = (me + d) % board.size();
-      const View part = window(outs[static_cast<std::size_t>(r)], k, span);
-      sources.take(r, k * Board::kSlot, board.payload(r, round, Board::kSlot), part.data,
+      const View part = window(outs[static_cast<std::size_t>(r)], rounds, span);
+      sources.take(r, rounds.first * Board::kSlot, board.payload(r, round, Board::kSlot), part.data,
                    part.bytes(), copy);
     }
   };
@@ -39,12 +39,12 @@ Task all_to_all_rounds(Board& board, Call call, std::vector<View> ins, std::vect
   Sources sources(board, call.op, bytes_of(ins), /*judge=*/0, given(ins, me, outs));
   const BulkCopy copy = copy_for(board, bytes_of(ins) + bytes_of(outs));
   const auto write = [&](std::size_t k, Board::Round round) { blocks.put(ins, k, round); };
-  const auto read = [&](std::size_t k, Board::Round round) {
+  const auto read = [&](Rounds rounds, Board::Round round) {
     for (int d = 1; d < board.size(); ++d) {
       const int r = (me + d) % board.size();
-      const View part = window(outs[static_cast<std::size_t>(r)], k, blocks.span);
-      sources.take(r, before + k * blocks.span * blocks.item, blocks.at(me, r, round), part.data,
-                   part.bytes(), copy);
+      const View part = window(outs[static_cast<std::size_t>(r)], rounds, blocks.span);
+      sources.take(r, before + rounds.first * blocks.span * blocks.item, blocks.at(me, r, round),
+                   part.data, part.bytes(), copy);
     }
   };
   const auto own = [&] { copy(mine.data, outs[static_cast<std::size_t>(me)].data, mine.bytes()); };
@@ -64,11 +64,11 @@ Task broadcast_rounds(Board& board, Call call, View data, int root) {
   const auto write = [&](std::size_t k, Board::Round round) {
     if (sends) put_window(board, round, data, k, span);
   };
-  const auto read = [&](std::size_t k, Board::Round round) {
+  const auto read = [&](Rounds rounds, Board::Round round) {
     if (sends) return;
-    const View part = window(data, k, span);
-    sources.take(root, k * Board::kSlot, board.payload(root, round, Board::kSlot), part.data,
-                 part.bytes(), copy);
+    const View part = window(data, rounds, span);
+    sources.take(root, rounds.first * Board::kSlot, board.payload(root, round, Board::kSlot),
+                 part.data, part.bytes(), copy);
   };
   co_await run_rounds(board, call, sources, rounds_for(data.count, span), write, read, [] {});
 }
@@ -101,11 +101,11 @@ Task direct_gather(Board& board, Call call, View in, std::vector<View> outs, int
   const auto write = [&](std::size_t k, Board::Round round) {
     if (me != root) put_window(board, round, in, k, span);
   };
-  const auto read = [&](std::size_t k, Board::Round round) {
+  const auto read = [&](Rounds rounds, Board::Round round) {
     for (int r = 0; me == root && r < board.size(); ++r) {
       if (r == me) continue;
-      const View part = window(outs[static_cast<std::size_t>(r)], k, span);
-      sources.take(r, k * Board::kSlot, board.payload(r, round, Board::kSlot), part.data,
+      const View part = window(outs[static_cast<std::size_t>(r)], rounds, span);
+      sources.take(r, rounds.first * Board::kSlot, board.payload(r, round, Board::kSlot), part.data,
                    part.bytes(), copy);
     }
   };
@@ -125,11 +125,11 @@ Task direct_scatter(Board& board, Call call, std::vector<View> ins, View out, in
   const auto write = [&](std::size_t k, Board::Round round) {
     if (me == root) blocks.put(ins, k, round);
   };
-  const auto read = [&](std::size_t k, Board::Round round) {
+  const auto read = [&](Rounds rounds, Board::Round round) {
     if (me == root) return;
-    const View part = window(out, k, blocks.span);
-    sources.take(root, before + k * blocks.span * blocks.item, blocks.at(me, root, round),
-                 part.data, part.bytes(), copy);
+    const View part = window(out, rounds, blocks.span);
+    sources.take(root, before + rounds.first * blocks.span * blocks.item,
+                 blocks.at(me, root, round), part.data, part.bytes(), copy);
   };
   const auto own = [&] {
     if (me == root) copy(ins[static_cast<std::size_t>(me)].data, out.data, out.bytes());

@@ -159,11 +159,12 @@ Task reduce_scatter_rounds(Board& board, Call call, std::vector<View> in, View o
   const std::size_t before = bytes_before(in, me);  // in each rank's
   Sources sources(board, call.op, bytes_of(in), /*judge=*/0, given(in, me, {out}));
   const auto write = [&](std::size_t k, Board::Round round) { blocks.put(in, k, round); };
-  const auto read = [&](std::size_t k, Board::Round round) {
-    reduce_window(
-        board, sources, step, window(in[static_cast<std::size_t>(me)], k, blocks.span),
-        before + k * blocks.span * blocks.item, [&](int r) { return blocks.at(me, r, round); },
-        window(out, k, blocks.span).data, nullptr);
+  const auto read = [&](Rounds rounds, Board::Round round) {
+    for (std::size_t k = rounds.first; k < rounds.first + rounds.count; ++k)
+      reduce_window(
+          board, sources, step, window(in[static_cast<std::size_t>(me)], k, blocks.span),
+          before + k * blocks.span * blocks.item, [&](int r) { return blocks.at(me, r, round); },
+          window(out, k, blocks.span).data, nullptr);
   };
   co_await run_rounds(board, call, sources, rounds_for(longest(in), blocks.span), write, read,
                       [] {});

@@ -68,10 +68,11 @@ struct Blocks {
   std::size_t span;
 };
 
-// The skeleton of most collectives: `write(k, round)` fills this rank's slot, `read(k, round)` uses
-// the others'; `meanwhile` does what needs nobody else. A rank publishes one round ahead of the one
-// it reads, so that nobody waits for a copy. A round moves a slot, the last one perhaps less. Where
-// all lies in place, nothing has to be published but that it was read.
+// The skeleton of most collectives: `write(k, round)` fills this rank's slot, `read(rounds, round)`
+// uses the others'; `meanwhile` does what needs nobody else. A rank publishes one round ahead of
+// the one it reads, so that nobody waits for a copy. A round moves a slot, the last one perhaps
+// less. Where all lies in place, nothing has to be published but that it was read, and several
+// rounds are read as one.
 template <class Write, class Read, class Meanwhile>
 Task run_rounds(Board& board, Call call, Sources& sources, std::size_t rounds, Write write,
                 Read read, Meanwhile meanwhile) {
@@ -84,16 +85,21 @@ Task run_rounds(Board& board, Call call, Sources& sources, std::size_t rounds, W
   Board::Round next = rounds > 1 ? publish(1) : current;
   meanwhile();
   sources.given();
-  for (std::size_t k = 0; k < rounds; ++k) {
-    if (!sources.all_in_place()) {
+  {
+    Published everyone(board, current);
+    co_await everyone;
+  }
+  sources.learn(current);
+  for (std::size_t k = 0; sources.all_in_place() && k < rounds; k += kBreath) {
+    if (k > 0) co_await Breath();
+    read(Rounds{k, std::min(kBreath, rounds - k)}, current);
+  }
+  for (std::size_t k = 0; !sources.all_in_place() && k < rounds; ++k) {
+    if (k > 0) {
       Published everyone(board, current);
       co_await everyone;
-    } else if (k % kBreath == 0) {
-      co_await Breath();
     }
-    if (k == 0) sources.learn(current);
-    read(k, current);
-    if (sources.all_in_place()) continue;
+    read(Rounds{k, 1}, current);
     current = next;
     if (k + 2 < rounds) next = publish(k + 2);
   }

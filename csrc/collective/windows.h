@@ -8,10 +8,19 @@
 
 namespace quoit {
 
-// The part of `view` that round `k` carries when a round holds `span` elements.
+// Rounds that follow each other.
+struct Rounds {
+  std::size_t first;
+  std::size_t count;
+};
+
+// The part of `view` that these rounds carry when each holds `span` elements; that round k does.
+inline View window(View view, Rounds rounds, std::size_t span) {
+  const std::size_t begin = std::min(rounds.first * span, view.count);
+  return view.at({begin, std::min(rounds.count * span, view.count - begin)});
+}
 inline View window(View view, std::size_t k, std::size_t span) {
-  const std::size_t begin = std::min(k * span, view.count);
-  return view.at({begin, std::min(span, view.count - begin)});
+  return window(view, Rounds{k, 1}, span);
 }
 
 // Rounds that carry `count` elements, `span` each; at least one, so that ranks always compare

@@ -10,7 +10,7 @@ namespace {
 
 // Read at a stretch, before the engine's other work, and threads that want its lock, have their
 // turn: about ten microseconds.
-constexpr std::size_t kStretch = 128 * 1024;
+constexpr std::size_t kStretch = 512 * 1024;
 
 // What a pipe has room for, most of the time.
 constexpr std::size_t kEager = 128 * 1024;

@@ -20,7 +20,9 @@ SlotWriter::Way SlotWriter::decide(bool readable) {
   if (!streams && !stays) return Way::Plain;
   timed_ = kind_->trials.wants(static_cast<std::size_t>(way_));
   if (timed_) since_ = Clock::now();
-  return static_cast<Way>(kind_->trials.next({true, streams, stays}));
+  using Ways = Trials<kWays>;
+  return static_cast<Way>(kind_->trials.next(
+      {true, streams, stays}, bytes_ >= kLeavesCaches ? Ways::kFewProbes : Ways::kProbe));
 }
 
 void SlotWriter::record(double seconds) {

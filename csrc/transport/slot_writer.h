@@ -24,6 +24,8 @@ class SlotWriter {
   static constexpr std::size_t kWorthStreaming = 512 * 1024;
   static constexpr std::size_t kWorthReading = 32 * 1024;
 
+  static constexpr std::size_t kLeavesCaches = 8 * 1024 * 1024;
+
   enum class Way : std::uint8_t { Plain, Streaming, InPlace };
   static constexpr std::size_t kWays = 3;
 

@@ -1,8 +1,8 @@
 #pragma once
 // Finds out which of several ways of doing a thing is the fastest here and now, by doing it: which
 // one that is differs from machine to machine, and changes when processes migrate. kProbe calls in
-// kCycle go another way than the fastest: several in a row, as the first finds the caches as the
-// other way left them.
+// a cycle go another way than the fastest: several in a row, as the first finds the caches as the
+// other way left them. While they only confirm what is known, cycles become longer.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -14,19 +14,21 @@ template <std::size_t kWays>
 class Trials {
  public:
   static constexpr unsigned kProbe = 4;
+  static constexpr unsigned kFewProbes = 2;  // of calls that are long, whatever the caches hold
   static constexpr unsigned kCycle = 128;
+  static constexpr unsigned kLongestCycle = 512;
   static constexpr double kMargin = 0.93;
   static constexpr unsigned kSample = 8;  // of the calls that are no trials one in so many is timed
 
   // The way of the next call; open[w] tells whether it may go way w, of which there is one.
-  std::size_t next(const std::array<bool, kWays>& open) {
-    const unsigned call = calls_++;
+  std::size_t next(const std::array<bool, kWays>& open, unsigned probes = kProbe) {
+    ++calls_;
     std::array<std::size_t, kWays> ways{};
     std::size_t n = 0;
     for (std::size_t way = 0; way < kWays; ++way)
       if (open[way]) ways[n++] = way;
     for (std::size_t i = 0; i < n; ++i) {
-      if (known_[ways[i]].asked == kProbe) continue;
+      if (known_[ways[i]].asked >= probes) continue;
       ++known_[ways[i]].asked;
       return ways[i];
     }
@@ -34,10 +36,18 @@ class Trials {
               [this](std::size_t a, std::size_t b) { return known_[a].cost < known_[b].cost; });
     // A change of ways has a price, too.
     const bool better = known_[ways[0]].cost < kMargin * known_[best_].cost;
-    if (better || !open[best_]) best_ = ways[0];
-    const bool probes = n > 1 && call % kCycle >= kCycle - kProbe;
-    if (!probes) return best_;
-    const std::size_t other = ways[call / kCycle % (n - 1)];
+    if (better || !open[best_]) {
+      best_ = ways[0];
+      cycle_ = kCycle;
+      since_ = 0;
+    }
+    if (++since_ <= cycle_ - probes || n == 1) return best_;
+    const std::size_t other = ways[turns_ % (n - 1)];
+    if (since_ >= cycle_) {
+      ++turns_;
+      since_ = 0;
+      cycle_ = std::min(2 * cycle_, kLongestCycle);
+    }
     return other == best_ ? ways[n - 1] : other;
   }
 
@@ -69,6 +79,9 @@ class Trials {
   std::array<Known, kWays> known_{};
   std::size_t best_ = 0;
   unsigned calls_ = 0;
+  unsigned cycle_ = kCycle;
+  unsigned since_ = 0;  // calls of this cycle
+  unsigned turns_ = 0;  // cycles that are over
 };
 
 // Kinds of what moves bytes, each with its own trials, as what fits a cache differs from what does
