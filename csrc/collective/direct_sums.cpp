@@ -6,31 +6,42 @@
 namespace quoit {
 namespace {
 
-// Adds up the part `mine` of round k, which is this rank's, out of what all give, into `to`.
-// `behind(r)` is where rank r's lies that gives it in its slot.
+// Adds up `mine`, this rank's part of one or more rounds, out of what all give, into `to`;
+// `behind(r)` is where rank r's lies that gives it in its slot. What has to be fetched first is
+// added up while the core's own cache holds it.
 template <class Behind>
 void reduce_window(Board& board, const Sources& sources, const ReduceStep& step, View mine,
                    std::size_t offset, Behind behind, std::byte* to, std::byte* also) {
   const std::span inputs = board.inputs();
-  std::byte* scratch = board.scratch();
-  for (int r = 0; r < board.size(); ++r) {
-    const std::byte*& input = inputs[static_cast<std::size_t>(r)];
-    if (r == board.rank()) {
-      input = mine.data;
-      continue;
+  const std::size_t span = block_span(Board::kFetched, board.size(), kCacheLine, mine.dtype);
+  for (std::size_t k = 0; k < rounds_for(mine.count, span); ++k) {
+    const View part = window(mine, k, span);
+    const std::size_t at = k * span * size_of(mine.dtype);
+    std::byte* scratch = board.scratch();
+    for (int r = 0; r < board.size(); ++r) {
+      const std::byte*& input = inputs[static_cast<std::size_t>(r)];
+      if (r == board.rank()) {
+        input = part.data;
+        continue;
+      }
+      input = sources.look(r, offset + at, behind(r) + at, scratch, part.bytes());
+      if (input == scratch) scratch += part.bytes();
     }
-    input = sources.look(r, offset, behind(r), scratch, mine.bytes());
-    if (input == scratch) scratch += mine.bytes();
+    reduce(mine.dtype, step, inputs, to + at, also != nullptr ? also + at : nullptr, part.count);
   }
-  reduce(mine.dtype, step, inputs, to, also, mine.count);
 }
 
-// An all_reduce cut into rounds: this rank's piece of round k, and those of others.
+// An all_reduce cut into rounds of so many bytes: this rank's piece of round k, and those of
+// others.
 struct Pieces {
-  Pieces(const Board& board, View in, View out)
-      : in(in), out(out), n(static_cast<std::size_t>(board.size())), me(board.rank()) {}
+  Pieces(const Board& board, View in, View out, std::size_t round)
+      : in(in),
+        out(out),
+        round(round),
+        n(static_cast<std::size_t>(board.size())),
+        me(board.rank()) {}
 
-  [[nodiscard]] std::size_t span() const { return Board::kSlot / size_of(in.dtype); }
+  [[nodiscard]] std::size_t span() const { return round / size_of(in.dtype); }
   [[nodiscard]] std::size_t rounds() const { return rounds_for(in.count, span()); }
   [[nodiscard]] Slice of(int rank, std::size_t k) const {
     return Slice{0, window(in, k, span()).count}.piece(n, static_cast<std::size_t>(rank));
@@ -43,7 +54,7 @@ struct Pieces {
   }
   // Of a piece of round k, in bytes, from the beginning of the buffer, and of its slot.
   [[nodiscard]] std::size_t offset(const Slice& piece, std::size_t k) const {
-    return k * Board::kSlot + in_slot(piece);
+    return k * round + in_slot(piece);
   }
   [[nodiscard]] std::size_t in_slot(const Slice& piece) const {
     return piece.begin * size_of(in.dtype);
@@ -54,6 +65,7 @@ struct Pieces {
   }
 
   View in, out;
+  std::size_t round;
   std::size_t n;
   int me;
 };
@@ -62,7 +74,7 @@ struct Pieces {
 // the round before.
 Task all_reduce_in_place(Board& board, Call call, Pieces pieces, ReduceStep step,
                          const Sources& sources, BulkCopy copy) {
-  const auto no_slot = [](int) -> const std::byte* { return nullptr; };
+  const auto no_slot = [&](int) { return board.scratch(); };
   Board::Round before = 0;
   for (std::size_t k = 0; k <= pieces.rounds(); ++k) {
     Board::Round reduced = before;
@@ -89,7 +101,7 @@ Task all_reduce_in_place(Board& board, Call call, Pieces pieces, ReduceStep step
 // of the next span are published before this one is reduced. Only `receiver` gets the results,
 // unless it is negative.
 Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep step, int receiver) {
-  const Pieces pieces(board, in, out);
+  const Pieces pieces(board, in, out, Board::kSlot);
   const int me = board.rank();
   const bool receives = receiver < 0 || receiver == me;
   const BulkCopy copy = copy_for(board, (in.data == out.data ? 1 : 2) * in.bytes());
@@ -119,7 +131,10 @@ Task all_reduce_rounds(Board& board, Call call, View in, View out, ReduceStep st
     co_await contributions;
     if (k == 0) sources.learn(staged);
     if (sources.all_in_place()) {
-      co_await all_reduce_in_place(board, call, pieces, step, sources, copy);
+      // Short rounds where no kernel call has to pay off: the ranks may be in the background of
+      // programs that compute (DDP), and whoever waits long for another's round goes to sleep.
+      const std::size_t round = (sources.fetches() ? Board::kStretch : 1) * Board::kSlot;
+      co_await all_reduce_in_place(board, call, {board, in, out, round}, step, sources, copy);
       break;
     }
     const Slice mine = pieces.of(me, k);
@@ -160,11 +175,11 @@ Task reduce_scatter_rounds(Board& board, Call call, std::vector<View> in, View o
   Sources sources(board, call.op, bytes_of(in), /*judge=*/0, given(in, me, {out}));
   const auto write = [&](std::size_t k, Board::Round round) { blocks.put(in, k, round); };
   const auto read = [&](Rounds rounds, Board::Round round) {
-    for (std::size_t k = rounds.first; k < rounds.first + rounds.count; ++k)
-      reduce_window(
-          board, sources, step, window(in[static_cast<std::size_t>(me)], k, blocks.span),
-          before + k * blocks.span * blocks.item, [&](int r) { return blocks.at(me, r, round); },
-          window(out, k, blocks.span).data, nullptr);
+    reduce_window(
+        board, sources, step, window(in[static_cast<std::size_t>(me)], rounds, blocks.span),
+        before + rounds.first * blocks.span * blocks.item,
+        [&](int r) { return blocks.at(me, r, round); }, window(out, rounds, blocks.span).data,
+        nullptr);
   };
   co_await run_rounds(board, call, sources, rounds_for(longest(in), blocks.span), write, read,
                       [] {});

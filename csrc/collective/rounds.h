@@ -10,9 +10,6 @@
 
 namespace quoit {
 
-// So many rounds that need nobody else are done at a stretch: a megabyte, a tenth of a millisecond.
-inline constexpr std::size_t kBreath = 8;
-
 // Puts round `k` of `view` into this rank's slot.
 inline void put_window(Board& board, Board::Round round, View view, std::size_t k,
                        std::size_t span) {
@@ -90,9 +87,9 @@ Task run_rounds(Board& board, Call call, Sources& sources, std::size_t rounds, W
     co_await everyone;
   }
   sources.learn(current);
-  for (std::size_t k = 0; sources.all_in_place() && k < rounds; k += kBreath) {
+  for (std::size_t k = 0; sources.all_in_place() && k < rounds; k += Board::kStretch) {
     if (k > 0) co_await Breath();
-    read(Rounds{k, std::min(kBreath, rounds - k)}, current);
+    read(Rounds{k, std::min(Board::kStretch, rounds - k)}, current);
   }
   for (std::size_t k = 0; !sources.all_in_place() && k < rounds; ++k) {
     if (k > 0) {

@@ -69,6 +69,7 @@ void Sources::learn(Board::Round round) {
     std::memcpy(&said, board_.payload(r, round, sizeof said), sizeof said);
     if (r == judge_) board_.writer().agree(said.next);
     finishes_ |= said.kind >= Base::Kind::Mapped;
+    fetches_ |= said.kind == Base::Kind::Private;
     all &= said.kind != Base::Kind::Slots;
     if (r == board_.rank()) continue;
     Base& base = bases_[static_cast<std::size_t>(r)];

@@ -31,6 +31,10 @@ class Sources {
   // Whether all that ranks give lies in place, once it is known: nobody waits for slots then.
   [[nodiscard]] bool all_in_place() const { return all_in_place_; }
 
+  // Whether the kernel has to fetch some of it, which it does better in long stretches. All ranks
+  // say the same.
+  [[nodiscard]] bool fetches() const { return fetches_; }
+
   // Before this rank publishes the first round; when it has published all that it can before the
   // others are there; when everybody has published the first round.
   void announce();
@@ -76,6 +80,7 @@ class Sources {
   Place arena_;            // of what this rank gives
   bool finishes_ = false;  // some lie in place
   bool all_in_place_ = false;
+  bool fetches_ = false;
   std::vector<Base> bases_;
 };
 

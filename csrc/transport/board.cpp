@@ -28,7 +28,7 @@ Board::Board(std::byte* memory, int rank, std::vector<int> names, std::vector<Be
       inputs_(bells_.size()) {}
 
 std::byte* Board::scratch() {
-  if (!scratch_) scratch_ = std::make_unique_for_overwrite<std::byte[]>(2 * kSlot);
+  if (!scratch_) scratch_ = std::make_unique_for_overwrite<std::byte[]>(2 * kFetched);
   return scratch_.get();
 }
 

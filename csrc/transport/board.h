@@ -26,6 +26,10 @@ class Board {
   using Round = std::uint64_t;
   static constexpr std::size_t kDepth = 4;
   static constexpr std::size_t kSlot = 128 * 1024;  // bytes; stays in cache while it is passed on
+  // So many slots' worth are read as one where nothing goes through slots: a megabyte, what a
+  // core's own cache holds, and a tenth of a millisecond.
+  static constexpr std::size_t kStretch = 8;
+  static constexpr std::size_t kFetched = 2 * kSlot;  // and so many bytes are added up at a time
   static constexpr std::size_t kInline = 32;  // bytes that travel in the flag's own cache line
 
   static std::size_t bytes(int size);
@@ -57,7 +61,7 @@ class Board {
   [[nodiscard]] Arena& arena() const { return *arena_; }
   [[nodiscard]] PeerMemory& peers() const { return *peers_; }
 
-  // Room for what the others give to one reduction of a slot, of this rank's own.
+  // Room for kFetched bytes of what the others give to one reduction, of this rank's own.
   [[nodiscard]] std::byte* scratch();
 
   // The round this rank publishes next.

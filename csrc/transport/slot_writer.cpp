@@ -14,9 +14,9 @@ void SlotWriter::begin(Op op, std::size_t bytes) {
 
 SlotWriter::Way SlotWriter::decide(bool readable) {
   const bool streams = bytes_ >= kWorthStreaming;
-  // An all_reduce has everything read twice, which is all its slots take: no machine was found on
-  // which the kernel does that faster.
-  const bool stays = readable && bytes_ >= kWorthReading && op_ != Op::AllReduce;
+  // An all_reduce has everything read twice, which is all its slots take.
+  const std::size_t worth = op_ == Op::AllReduce ? kWorthReadingTwice : kWorthReading;
+  const bool stays = readable && bytes_ >= worth;
   if (!streams && !stays) return Way::Plain;
   timed_ = kind_->trials.wants(static_cast<std::size_t>(way_));
   if (timed_) since_ = Clock::now();

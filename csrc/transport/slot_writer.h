@@ -23,6 +23,7 @@ class SlotWriter {
   // Shorter calls stay in cache: no streaming; and are not worth another round: no way but slots.
   static constexpr std::size_t kWorthStreaming = 512 * 1024;
   static constexpr std::size_t kWorthReading = 32 * 1024;
+  static constexpr std::size_t kWorthReadingTwice = 2 * 1024 * 1024;
 
   static constexpr std::size_t kLeavesCaches = 8 * 1024 * 1024;
 

@@ -87,8 +87,10 @@ void ways_that_are_not_open_are_not_gone() {
   constexpr std::size_t kLong = std::size_t{4} << 20;
   std::array<SlotWriter, 2> ranks;
   EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, false)) == 0, "not readable");
-  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, true, Op::AllReduce)) == 0,
-         "all_reduce");
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, 1 << 20, 512, true, Op::AllReduce)) == 0,
+         "an all_reduce that is not worth reading twice");
+  EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, true, Op::AllReduce)) > 0.9,
+         "one that is");
   // One call is late: its way was decided in the one before.
   EXPECT(share_of(Way::InPlace, shares(ranks, kDirect, kLong, 512, true)) > 0.9, "readable now");
   shares(ranks, kDirect, kLong, 1, false);
