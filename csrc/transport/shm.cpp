@@ -155,6 +155,7 @@ void ShmTransport::take_head(Peer& peer, std::uint64_t& at) {
   peer.arrival = &arrival;
   peer.received = 0;
   peer.timed = arrival.receive ? head.more.sent : 0;
+  if (!arrival.receive && head.bytes() > sizeof(Frame)) peer.offers_in.comes_early(arrival.size);
 }
 
 void ShmTransport::finish(Peer& peer) {

@@ -20,6 +20,9 @@ constexpr std::size_t kEager = 128 * 1024;
 constexpr double kPatience = 1.0;  // nanoseconds
 constexpr std::int64_t kLongestPatience = 20'000'000;
 
+// What is reckoned for a message that had to be put aside, per byte.
+constexpr double kPutAside = 10.0;  // nanoseconds
+
 // False when the other side has turned it meanwhile.
 bool turn(std::atomic<std::uint32_t>& state, std::uint32_t from, std::uint32_t to) {
   return state.compare_exchange_strong(from, to, std::memory_order_acq_rel);
@@ -77,6 +80,11 @@ void OffersIn::add(Arrival& arrival, const LongFrame& frame) {
     table_->wanted.fetch_and(~OfferTable::bit(arrival.size), std::memory_order_relaxed);
 }
 
+// What the pipe cannot hold has to be put aside, which takes longer than any way.
+void OffersIn::comes_early(std::size_t bytes) {
+  if (bytes > kEager) judge(kPipe, bytes, kPutAside);
+}
+
 bool OffersIn::fetch() {
   for (auto message = open_.begin(); message != open_.end(); ++message) {
     const std::size_t before = message->fetched;
@@ -128,11 +136,16 @@ bool OffersIn::advance(Message& message) {
 // The time of a message begins when its sender turned to it, or when the one before was there.
 void OffersIn::learn(Way way, std::size_t bytes, std::int64_t sent) {
   const std::int64_t now = nanoseconds_now();
+  judge(way, bytes,
+        static_cast<double>(now - std::max(sent, last_done_)) / static_cast<double>(bytes));
+  last_done_ = now;
+}
+
+// Nanoseconds per byte.
+void OffersIn::judge(Way way, std::size_t bytes, double cost) {
   const std::size_t kind = size_kind(bytes, kLongMessage, OfferTable::kKinds);
   Trials<2>& trials = trials_[kind];
-  trials.record(way,
-                static_cast<double>(now - std::max(sent, last_done_)) / static_cast<double>(bytes));
-  last_done_ = now;
+  trials.record(way, cost);
   const std::uint32_t bit = std::uint32_t{1} << kind;
   if (trials.next({true, memory_->usable()}) == kOffer)
     table_->wanted.fetch_or(bit, std::memory_order_relaxed);

@@ -83,6 +83,9 @@ class OffersIn {
   // Reads some of what is waited for; true if anything was.
   bool fetch();
 
+  // The head of a message came whose receive is not there yet, and whose bytes follow.
+  void comes_early(std::size_t bytes);
+
   // A message came by the pipe whose receive was there before it.
   void came_by_pipe(std::size_t bytes, std::int64_t sent) { learn(kPipe, bytes, sent); }
 
@@ -98,6 +101,7 @@ class OffersIn {
 
   bool advance(Message& message);
   void learn(Way way, std::size_t bytes, std::int64_t sent);
+  void judge(Way way, std::size_t bytes, double cost);
 
   OfferTable* table_;
   PeerMemory* memory_;

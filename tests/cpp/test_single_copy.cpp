@@ -135,14 +135,19 @@ void in_place(Communicator& c) {
   wait(c, c.barrier());
 }
 
-// An input apart from the output stays as it was.
-void apart(Communicator& c) {
-  const std::vector<float> given = filled(kMany, c.rank());
-  std::vector<float> in = given, out(kMany);
-  wait(c, c.all_reduce(view(in, DType::Float32), view(out, DType::Float32), {}));
-  for (std::size_t i = 0; i < kMany; ++i)
-    EXPECT(out[i] == sum_of(i, c.size()), "all_reduce at ", i);
-  EXPECT(in == given, "the input of an all_reduce");
+// Sums in one round and in several, the last of them short; an input apart from the output stays as
+// it was.
+void sums(Communicator& c) {
+  for (const std::size_t count : {kMany / 3, 4 * kMany}) {
+    const std::vector<float> given = filled(count, c.rank());
+    std::vector<float> in = given, out(count), both = given;
+    wait(c, c.all_reduce(view(in, DType::Float32), view(out, DType::Float32), {}));
+    for (std::size_t i = 0; i < count; ++i)
+      EXPECT(out[i] == sum_of(i, c.size()), "all_reduce at ", i);
+    EXPECT(in == given, "the input of an all_reduce");
+    wait(c, c.all_reduce(view(both, DType::Float32), view(both, DType::Float32), {}));
+    EXPECT(both == out, "an all_reduce in place");
+  }
 }
 
 // ---- Messages, of 2 ranks.
@@ -239,7 +244,7 @@ int main() {
     for (int repeat = 0; repeat < 2; ++repeat) {
       on_all(world, mixed);
       on_all(world, in_place);
-      on_all(world, apart);
+      on_all(world, sums);
     }
   }
   for (const SingleCopy when : {SingleCopy::Always, SingleCopy::Never, SingleCopy::Auto}) {
