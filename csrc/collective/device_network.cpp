@@ -50,9 +50,9 @@ std::string_view DeviceNetwork::route() const {
 
 // Why it cannot, or nothing.
 std::string DeviceNetwork::open(const DeviceOrder& order, std::unique_ptr<DeviceHands>& hands) {
-  const auto* const kernels = reach_ == DeviceReach::Adds ? &cuda::kernels() : nullptr;
   try {
     if (std::string why = order.foreign(); !why.empty()) return why;
+    const auto* const kernels = reach_ == DeviceReach::Adds ? &cuda::kernels() : nullptr;
     hands = std::make_unique<DeviceHands>(network_, CudaDevice::numbered(order.device()), kernels,
                                           order.new_stream());
     return {};
