@@ -325,9 +325,10 @@ void Engine::run_background() {
     if (!quiet) dozes = kDozes;
     seen = now;
     unattended = useful() ? unattended + 1 : 0;
-    doze = quiet            ? kDoze
-           : unattended > 0 ? doze
-                            : std::min<std::chrono::microseconds>(2 * doze, kLongDoze);
+    if (quiet)
+      doze = kDoze;
+    else if (unattended == 0)
+      doze = std::min<std::chrono::microseconds>(2 * doze, kLongDoze);
     if (unattended < (quiet || asked_ ? 1 : kSure)) {
       dozing_ = dozes > 0;
       if (dozes > 0) {

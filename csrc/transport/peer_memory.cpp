@@ -78,19 +78,23 @@ void PeerMemory::read(int member, std::uint64_t address, std::byte* into, std::s
 
 // Nothing while somebody has yet to speak.
 std::optional<bool> PeerMemory::find_out() {
-  const auto said = [this](std::size_t i) {
-    return cards_[i].reads.load(std::memory_order_acquire);
-  };
-  for (std::size_t i = 0; i < names_.size(); ++i)
-    if (said(i) == kReadsNotAll) return false;
+  if (const auto known = said_by_all()) return known;
   for (std::size_t i = 0; i < names_.size(); ++i)
     if (cards_[i].word_at.load(std::memory_order_acquire) == 0) return std::nullopt;
   std::atomic<std::uint32_t>& mine = cards_[mine_].reads;
   if (mine.load(std::memory_order_relaxed) == 0)
     mine.store(try_reading() ? kReadsAll : kReadsNotAll, std::memory_order_release);
-  for (std::size_t i = 0; i < names_.size(); ++i)
-    if (said(i) != kReadsAll) return said(i) == kReadsNotAll ? std::optional(false) : std::nullopt;
-  return true;
+  return said_by_all();
+}
+
+std::optional<bool> PeerMemory::said_by_all() const {
+  bool spoken = true;
+  for (std::size_t i = 0; i < names_.size(); ++i) {
+    const std::uint32_t reads = cards_[i].reads.load(std::memory_order_acquire);
+    if (reads == kReadsNotAll) return false;
+    spoken &= reads == kReadsAll;
+  }
+  return spoken ? std::optional(true) : std::nullopt;
 }
 
 bool PeerMemory::try_reading() {

@@ -61,6 +61,7 @@ class PeerMemory {
   };
 
   std::optional<bool> find_out();
+  [[nodiscard]] std::optional<bool> said_by_all() const;
   bool try_reading();
   bool seen(const std::byte* data, std::size_t bytes);
 
